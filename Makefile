@@ -44,7 +44,6 @@ test-all: setup  ## the slow ones too
 
 lint: setup  ## style and import order
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 docs: setup  ## write the reference of recipe fields again
 	$(BIN)/python -m hpdm_core.recipe.reference > docs/recipes.md.new

@@ -1,0 +1,46 @@
+"""How long work is reported: what the core calls, whoever shows it."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a piece of work is; the command line draws bars or plain lines from it."""
+
+    def start(self, description: str, total: int | None) -> None:
+        """Begin a piece of work; a piece that is still open ends.
+
+        Args:
+            description: what is done, in a few words.
+            total: number of units, or None where it is not known.
+        """
+        ...
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        """Say that `amount` more units are done.
+
+        Args:
+            amount: number of units.
+            fields: figures to show beside the bar, such as loss="0.231"; they stay until they
+                are given again.
+        """
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell the user one line, above the bar."""
+        ...
+
+    def stop(self) -> None:
+        """End the piece of work; more may be started."""
+        ...
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, description: str, total: int | None) -> None: ...
+
+    def advance(self, amount: int = 1, **fields: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...

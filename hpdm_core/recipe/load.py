@@ -1,0 +1,187 @@
+"""Read recipes: YAML with one `extends` and overrides, all mistakes reported at once.
+
+A recipe is a file, or the bare name of one that is shipped with the package. Its `name` and
+`description` are its own: `extends` hands on everything else, and `name` defaults to the file's.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+from hpdm_core.errors import RecipeError
+from hpdm_core.recipe.explain import explain
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.recipe.yaml_tree import Marked, dump, parse, parse_scalar
+
+_OWN = ("name", "description")
+_OVERRIDE = re.compile(r"^(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)=(?P<value>.*)$", re.DOTALL)
+
+
+def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and put overrides such as `optim.lr=1e-3` on top.
+
+    Args:
+        ref: path of a YAML file, or a bare name such as `hpdm_m` of a shipped recipe.
+        overrides: `section.key=value`, later ones win; a value is YAML, `[1, 2]` is a list.
+
+    Raises:
+        RecipeError: naming every mistake with its file and line, or its override.
+    """
+    path = find_recipe(ref)
+    tree, problems = _read(path, seen=())
+    if "name" not in tree.value:
+        tree = tree.set(("name",), Marked(value=path.stem, where=str(ref)))
+    for override in overrides:
+        tree = _overridden(tree, override, problems)
+    return _validated(tree, problems, what=f"recipe {ref}")
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """Write a resolved recipe: every field, no `extends`."""
+    return dump(recipe.model_dump(mode="json"))
+
+
+def recipe_from_yaml(text: str, source: str) -> Recipe:
+    """Read what `recipe_to_yaml` wrote.
+
+    Args:
+        text: the YAML.
+        source: what to call it in messages, such as the checkpoint's path.
+
+    Raises:
+        RecipeError: naming every mistake with its line.
+    """
+    tree, problems = parse(text, source)
+    return _validated(tree, problems, what=f"recipe in {source}")
+
+
+def find_recipe(ref: str | Path) -> Path:
+    """Return the file that a path or a shipped recipe's bare name stands for."""
+    path = Path(ref)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in shipped_recipes()}
+    bare = path.parent == Path(".") and path.suffix not in (".yaml", ".yml")
+    if bare and path.name in shipped:
+        return shipped[path.name]
+    if path.is_dir():
+        raise RecipeError(f"{ref} is a folder", expected="a recipe, a .yaml file")
+    close = difflib.get_close_matches(path.stem, shipped, n=1)
+    if path.stem in shipped:
+        remedy = f"the shipped recipe is called by its bare name: {path.stem}"
+    elif close:
+        remedy = f"did you mean the shipped recipe {close[0]}?"
+    else:
+        remedy = f"shipped recipes: {', '.join(shipped)}"
+    what = f"no shipped recipe is called {ref}" if bare else f"recipe {ref} does not exist"
+    raise RecipeError(what, remedy=remedy)
+
+
+def shipped_recipes() -> list[Path]:
+    """Return the recipes that come with the package, sorted by name."""
+    # Beside hpdm_core: `hpdm_recipes` where it is installed, `recipes` in a checkout.
+    root = Path(__file__).resolve().parents[2]
+    folder = next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)
+    return sorted(folder.glob("*.yaml"))
+
+
+def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:
+    """Return the file's tree on top of what it extends, and the problems of both."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not text in UTF-8") from error
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from error
+    tree, problems = parse(text, str(path))
+    if not isinstance(tree.value, dict):
+        raise RecipeError(
+            f"{tree.where}: a recipe is made of sections",
+            got=f"{type(tree.value).__name__}",
+            expected="lines such as `optim:` with keys below",
+        )
+    children = dict(tree.value)
+    extends = children.pop("extends", None)
+    own = Marked(value=children, where=tree.where)
+    if extends is None:
+        return own, problems
+    base_path = _base(extends, path)
+    seen = (*seen, path.resolve())
+    if base_path.resolve() in seen:
+        chain = " -> ".join(file.name for file in (*seen, base_path))
+        raise RecipeError(f"{extends.where}: recipes extend each other in a circle: {chain}")
+    base, more = _read(base_path, seen=seen)
+    inherited = {key: child for key, child in base.value.items() if key not in _OWN}
+    return Marked(value=inherited, where=base.where).merge(own), more + problems
+
+
+def _base(extends: Marked, path: Path) -> Path:
+    if not isinstance(extends.value, str):
+        raise RecipeError(
+            f"{extends.where}: extends takes one recipe",
+            got=extends.plain(),
+            expected="a path relative to this file, or a shipped recipe's bare name",
+        )
+    beside = path.parent / extends.value
+    if beside.is_file():
+        return beside
+    try:
+        return find_recipe(extends.value)
+    except RecipeError as error:
+        raise RecipeError(f"{extends.where}: extends: {error}") from error
+
+
+def _overridden(tree: Marked, override: str, problems: list[str]) -> Marked:
+    where = f"override {override}"
+    match = _OVERRIDE.match(override)
+    if match is None:
+        problems.append(f"{where}: expected section.key=value, such as optim.lr=1e-3")
+        return tree
+    text = match["value"]
+    if text[:1] in ("[", '"', "'"):
+        try:
+            value, bare = parse(text, where)[0].value, None
+        except RecipeError as error:
+            problems.append(str(error))
+            return tree
+    else:
+        value, bare = parse_scalar(text), text
+    return tree.set(tuple(match["path"].split(".")), Marked(value=value, where=where, text=bare))
+
+
+def _validated(tree: Marked, problems: list[str], *, what: str) -> Recipe:
+    """Check a tree against the schema; every problem of it goes into one error."""
+    try:
+        recipe = Recipe.model_validate(_plain(tree, Recipe))
+    except ValidationError as error:
+        problems = [*problems, *explain(error, tree)]
+    if problems:
+        if len(problems) == 1:
+            raise RecipeError(problems[0])
+        raise RecipeError(f"{what} has {len(problems)} mistakes:\n  " + "\n  ".join(problems))
+    return recipe
+
+
+def _plain(tree: Marked, schema: type[BaseModel]) -> object:
+    """Return the tree's plain values; overrides of text fields stay text (`data.name=101`)."""
+    if not isinstance(tree.value, dict):
+        return tree.plain()
+    values = {}
+    for key, child in tree.value.items():
+        field = schema.model_fields.get(key)
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            values[key] = _plain(child, kind)
+        elif _is_text(kind) and child.text is not None and child.where.startswith("override "):
+            values[key] = child.text
+        else:
+            values[key] = child.plain()
+    return values
+
+
+def _is_text(kind: object) -> bool:
+    return kind is str or str in get_args(kind)

@@ -1,0 +1,201 @@
+"""YAML with a place for every value: the text of a recipe as a tree of marked values.
+
+The reader follows YAML 1.2's core rules, where PyYAML follows 1.1: `5e-3` is a number, `no` and
+`12:30` are text. Keys that stand twice, aliases and tags are refused.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from hpdm_core.errors import RecipeError
+
+Plain = None | bool | int | float | str | list | dict
+
+_NULL, _BOOL = "tag:yaml.org,2002:null", "tag:yaml.org,2002:bool"
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_STR = "tag:yaml.org,2002:str"
+_SCALARS = {
+    _NULL: (re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    _BOOL: (re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    _INT: (re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")),
+    _FLOAT: (
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+        list("-+.0123456789"),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked:
+    """A value and where it was written.
+
+    Args:
+        value: a scalar, a list of plain values, or a dict of further `Marked`.
+        where: `file:line:column`, or the override it came from.
+        text: a scalar as it was written, before it became a number or true/false.
+    """
+
+    value: Plain | dict[str, "Marked"]
+    where: str
+    text: str | None = None
+
+    def plain(self) -> Plain:
+        """Return the value without marks; lists become tuples, as the schema has them."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        return _as_tuples(self.value)
+
+    def at(self, path: tuple) -> "Marked":
+        """Return the deepest value on `path` that was written."""
+        found = self
+        for key in path:
+            if not isinstance(found.value, dict) or key not in found.value:
+                break
+            found = found.value[key]
+        return found
+
+    def set(self, path: tuple[str, ...], child: "Marked") -> "Marked":
+        """Return a copy with `child` at `path`; sections on the way are made where absent."""
+        if not path:
+            return child
+        children = dict(self.value) if isinstance(self.value, dict) else {}
+        empty = Marked(value={}, where=child.where)
+        children[path[0]] = children.get(path[0], empty).set(path[1:], child)
+        return Marked(value=children, where=self.where)
+
+    def merge(self, other: "Marked") -> "Marked":
+        """Return this tree with `other`'s values on top; sections are merged, lists replaced."""
+        if not isinstance(self.value, dict) or not isinstance(other.value, dict):
+            return other
+        children = dict(self.value)
+        for key, child in other.value.items():
+            children[key] = children[key].merge(child) if key in children else child
+        return Marked(value=children, where=other.where)
+
+
+def parse(text: str, source: str) -> tuple[Marked, list[str]]:
+    """Read one YAML document.
+
+    Returns:
+        The tree, and problems after which reading could go on (a key that stands twice).
+
+    Raises:
+        RecipeError: the text is not YAML, or holds an alias or a tag.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise RecipeError(f"{_where(source, mark)}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: not valid YAML: {error}") from error
+    if node is None:
+        return Marked(value={}, where=f"{source}:1:1"), []
+    problems: list[str] = []
+    return _marked(node, source, problems), problems
+
+
+def parse_scalar(text: str) -> Plain:
+    """Return what a bare word stands for: a number, true/false, nothing, or the text itself."""
+    return _scalar(text, _Resolver().resolve(yaml.ScalarNode, text, (True, False)))
+
+
+def dump(values: dict) -> str:
+    """Write plain values as YAML that `parse` reads back to the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+
+
+class _Resolver(yaml.resolver.BaseResolver):
+    """YAML 1.2's core rules for bare words."""
+
+
+class _Loader(
+    yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, yaml.composer.Composer, _Resolver
+):
+    """Composes nodes and constructs nothing: no tag can make an object."""
+
+    def __init__(self, stream: str) -> None:
+        yaml.reader.Reader.__init__(self, stream)
+        yaml.scanner.Scanner.__init__(self)
+        yaml.parser.Parser.__init__(self)
+        yaml.composer.Composer.__init__(self)
+        _Resolver.__init__(self)
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not used in recipes", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 or 1.1 would take for something else, so that every tool agrees."""
+
+
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Resolver.add_implicit_resolver(_tag, _pattern, _first)
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+
+
+def _marked(node: yaml.Node, source: str, problems: list[str]) -> Marked:
+    where = _where(source, node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        children: dict[str, Marked] = {}
+        for key, child in _pairs(node, source):
+            if key.value in children:
+                first = children[key.value].where
+                problems.append(
+                    f"{_where(source, key.start_mark)}: key '{key.value}' stands twice; "
+                    f"it is already at {first}; remove one"
+                )
+                continue
+            marked = _marked(child, source, problems)
+            # A key's place says more than its value's: it is what the user looks for.
+            place = _where(source, key.start_mark)
+            children[key.value] = Marked(value=marked.value, where=place, text=marked.text)
+        return Marked(value=children, where=where)
+    value = _value(node, source)
+    text = node.value if isinstance(node, yaml.ScalarNode) else None
+    return Marked(value=value, where=where, text=text)
+
+
+def _pairs(node: yaml.MappingNode, source: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    for key, child in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise RecipeError(f"{_where(source, key.start_mark)}: a key must be a word")
+        yield key, child
+
+
+def _value(node: yaml.Node, source: str) -> Plain:
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _value(child, source) for key, child in _pairs(node, source)}
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, source) for item in node.value]
+    if node.tag not in (*_SCALARS, _STR):
+        raise RecipeError(
+            f"{_where(source, node.start_mark)}: tag '{node.tag}' is not used in recipes; remove it"
+        )
+    return _scalar(node.value, node.tag)
+
+
+def _scalar(text: str, tag: str) -> Plain:
+    if tag == _NULL:
+        return None
+    if tag == _BOOL:
+        return text.lower() == "true"
+    if tag == _INT:
+        return int(text)
+    return float(text) if tag == _FLOAT else text
+
+
+def _as_tuples(value: Plain) -> Plain | tuple:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _where(source: str, mark: yaml.Mark | None) -> str:
+    return source if mark is None else f"{source}:{mark.line + 1}:{mark.column + 1}"
