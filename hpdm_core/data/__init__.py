@@ -1,0 +1,1 @@
+"""From videos on disk to batches of nested patches."""

@@ -1,0 +1,1 @@
+"""Noise, preconditioning, the training loss and the solvers; independent of the network."""

@@ -1,0 +1,162 @@
+"""The training loss: nested patches, each level under noise of its own (Sec. 4, Eq. 4).
+
+All draws of a sample come from a generator of its own, seeded by (seed, step, place in the global
+batch): the loss is the same for any split of the batch over passes and devices.
+
+Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpdm_core.diffusion.preconditioning import (
+    add_noise,
+    coefficients,
+    network_target,
+    noise_label,
+)
+from hpdm_core.geometry.boxes import pyramid_boxes
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.records import Network, PatchBatch
+from hpdm_core.seeds import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelLosses:
+    """The loss of a batch.
+
+    Args:
+        total: scalar, the mean over the batch of the levels' weighted mean.
+        per_level: (l,) detached mean weighted squared errors; 0 where no sample counted.
+    """
+
+    total: Tensor
+    per_level: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random part of a batch.
+
+    Args:
+        sigma: (b, l) noise levels.
+        counts: (b, l) 1 where the level's error counts, 0 where it only serves as clean context.
+        noise: per level (b, c, t, h, w) standard normal.
+        drop: (b,) bool, True where the condition is dropped.
+        self_condition: (b,) bool, True where latents start from an earlier pass.
+    """
+
+    sigma: Tensor
+    counts: Tensor
+    noise: tuple[Tensor, ...]
+    drop: Tensor
+    self_condition: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDiffusion:
+    """How noise is drawn and errors are weighed.
+
+    Args:
+        pyramid: the levels.
+        sigma_in: per level, what the video is divided by before noise is added.
+        noise_mean: per level, mean of ln sigma.
+        noise_std: per level, standard deviation of ln sigma.
+        level_weights: per level, weight of its error.
+        condition_dropout: share of samples trained without condition.
+        clean_context: share of samples in which the levels below one drawn at random are at
+            `context_sigma`, as at sampling; the errors of these do not count.
+        context_sigma: noise level of finished lower levels.
+        self_conditioning: share of samples whose latents start from an earlier pass.
+    """
+
+    pyramid: Pyramid
+    sigma_in: tuple[float, ...]
+    noise_mean: tuple[float, ...]
+    noise_std: tuple[float, ...]
+    level_weights: tuple[float, ...]
+    condition_dropout: float
+    clean_context: float
+    context_sigma: float
+    self_conditioning: float
+
+    def loss(self, network: Network, batch: PatchBatch, *, seed: int, step: int) -> LevelLosses:
+        """Return the weighted squared error of the network's prediction (Eq. 4).
+
+        Args:
+            network: the network, or one wrapped for several devices.
+            batch: clean patches; fewer levels than the pyramid has are its coarsest ones.
+            seed: seed of the run.
+            step: optimiser step that the batch belongs to.
+        """
+        draws = self.draw(batch, seed=seed, step=step)
+        levels = len(batch.patches)
+        inputs, targets, weights = [], [], []
+        for level in range(levels):
+            sigma, sigma_in = draws.sigma[:, level], self.sigma_in[level]
+            scales = coefficients(sigma, sigma_in)
+            noisy = add_noise(batch.patches[level], draws.noise[level], sigma, sigma_in)
+            inputs.append(scales.c_in * noisy)
+            targets.append(network_target(batch.patches[level], draws.noise[level], sigma))
+            weights.append(scales.loss_weight.flatten() * draws.counts[:, level])
+        boxes = pyramid_boxes(self.pyramid, batch.offsets)[:levels]
+        condition = batch.condition.drop(draws.drop)
+        labels = noise_label(draws.sigma)
+        latents = None
+        if self.self_conditioning > 0:
+            with torch.no_grad():
+                _, latents = network(tuple(inputs), labels, boxes, condition, None)
+            keep = draws.self_condition[:, None, None]
+            latents = tuple(state * keep for state in latents)
+        outputs, _ = network(tuple(inputs), labels, boxes, condition, latents)
+        errors = torch.stack(
+            [
+                weight * (output.float() - target).square().flatten(1).mean(1)
+                for output, target, weight in zip(outputs, targets, weights, strict=True)
+            ],
+            dim=1,
+        )                                                                  # (b, l)
+        level_weights = errors.new_tensor(self.level_weights[:levels])
+        per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
+        return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)
+
+    def draw(self, batch: PatchBatch, *, seed: int, step: int) -> Draws:
+        """Draw noise levels, noise and dropout for each sample of a batch."""
+        device = batch.patches[0].device
+        generator = torch.Generator(device)
+        levels, shape = len(batch.patches), batch.patches[0].shape[1:]
+        uniforms, normals = [], []
+        for index in batch.indices.tolist():
+            generator.manual_seed(derive_seed(seed, "noise", step, index))
+            uniforms.append(torch.rand(4, generator=generator, device=device))
+            # Noise levels first, so that leaving out fine levels changes nothing on coarse ones.
+            ln_sigma = torch.randn(self.pyramid.num_levels, generator=generator, device=device)
+            noise = torch.randn(levels, *shape, generator=generator, device=device)
+            normals.append((ln_sigma[:levels], noise))
+        uniform = torch.stack(uniforms)                                    # (b, 4)
+        noise = torch.stack([n for _, n in normals], dim=1)                # (l, b, c, t, h, w)
+        mean = uniform.new_tensor(self.noise_mean[:levels])
+        std = uniform.new_tensor(self.noise_std[:levels])
+        sigma = (mean + std * torch.stack([z for z, _ in normals])).exp()  # (b, l)
+        cleaned = self._cleaned_levels(uniform[:, 2], uniform[:, 3], levels)
+        return Draws(
+            sigma=torch.where(cleaned, self.context_sigma, sigma),
+            counts=(~cleaned).to(sigma.dtype),
+            noise=tuple(noise),
+            drop=uniform[:, 0] < self.condition_dropout,
+            self_condition=uniform[:, 1] < self.self_conditioning,
+        )
+
+    def _cleaned_levels(self, chosen: Tensor, which: Tensor, levels: int) -> Tensor:
+        """Return (b, l) bool: the levels below one drawn from 1..l-1, in the chosen samples."""
+        index = torch.arange(levels, device=chosen.device)
+        first_noisy = 1 + (which * (levels - 1)).floor()
+        return (chosen < self.clean_context)[:, None] & (index < first_noisy[:, None])
+
+
+def share_below(mean: float, std: float, bound: float) -> float:
+    """Return the share of a log-normal noise law under `bound` (for reports on noise scales)."""
+    return 0.5 * (1 + math.erf((math.log(bound) - mean) / (std * math.sqrt(2))))

@@ -1,0 +1,44 @@
+"""Errors that a user can mend. The command line prints them as one message and exits with 2."""
+
+
+class HpdmError(Exception):
+    """A user's mistake, said as: what, got, expected, remedy.
+
+    Args:
+        what: what went wrong, naming the file, field or argument.
+        got: the value that was found.
+        expected: what would have been right.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        parts = [what]
+        if got is not None:
+            parts.append(f"got {got}")
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if remedy is not None:
+            parts.append(remedy)
+        super().__init__("; ".join(parts))
+
+
+class RecipeError(HpdmError):
+    """A recipe or an override that cannot be used."""
+
+
+class DataError(HpdmError):
+    """A video, data set or caption file that cannot be used."""
+
+
+class CheckpointError(HpdmError):
+    """A checkpoint that is absent, damaged or of another shape."""
+
+
+class DeviceError(HpdmError):
+    """A device that is absent or too small for what was asked."""
+
+
+class MetricError(HpdmError):
+    """A score that cannot be computed from what was given."""

@@ -1,0 +1,1 @@
+"""Pure functions on boxes, pyramids and tiles; no networks."""

@@ -1,0 +1,96 @@
+"""The pyramid of levels and the nested patches drawn from it (Sec. 4, 4.1; Fig. 2).
+
+Level 0 is the coarsest. A level has a full resolution (t, h, w); the patch has the same size on
+every level, and on level 0 the patch is the whole video. Offsets are whole pixels of a level's own
+grid (Sec. 4.5, "integer patch coordinates").
+
+Axis legend: `l` level, `t h w` frames, rows, columns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Size3 = tuple[int, int, int]
+AXES = "fhw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pyramid:
+    """Resolutions of all levels, coarsest first, and the patch size that they share.
+
+    Args:
+        patch: (t, h, w) pixels of a patch, the same on every level.
+        levels: (t, h, w) full resolution of each level; `levels[0] == patch`, and every axis of a
+            level is a whole multiple of the same axis one level down.
+    """
+
+    patch: Size3
+    levels: tuple[Size3, ...]
+
+    def __post_init__(self) -> None:
+        for problem in pyramid_problems(self.patch, self.levels):
+            raise ValueError(problem)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.levels)
+
+    @property
+    def resolution(self) -> Size3:
+        """(t, h, w) of the finished video."""
+        return self.levels[-1]
+
+    def scale(self, level: int) -> tuple[float, float, float]:
+        """Return s_l per axis: the share of the full video that a patch of `level` covers."""
+        return tuple(p / r for p, r in zip(self.patch, self.levels[level], strict=True))
+
+    def growth(self, level: int) -> Size3:
+        """Return how much each axis grows from level - 1 to `level` (1 where it does not)."""
+        coarse = self.levels[level - 1]
+        return tuple(r // c for r, c in zip(self.levels[level], coarse, strict=True))
+
+    def stride(self, level: int) -> Size3:
+        """Return how many finest-level pixels one pixel of `level` spans, per axis."""
+        return tuple(r // c for r, c in zip(self.resolution, self.levels[level], strict=True))
+
+
+def pyramid_problems(patch: Size3, levels: tuple[Size3, ...]) -> list[str]:
+    """Return what is wrong with a pyramid, in the user's words; empty where it is sound."""
+    if not levels:
+        return ["levels is empty; list at least one (frames, height, width)"]
+    problems = []
+    if tuple(levels[0]) != tuple(patch):
+        problems.append(
+            f"level 0 is {list(levels[0])} but the patch is {list(patch)}; "
+            "the coarsest level is one patch, so both must be equal"
+        )
+    for index in range(1, len(levels)):
+        coarse, fine = levels[index - 1], levels[index]
+        for axis, c, f in zip(("frames", "height", "width"), coarse, fine, strict=True):
+            if f % c:
+                problems.append(
+                    f"level {index} has {axis} {f}, which is not a whole multiple of level "
+                    f"{index - 1}'s {c}; choose {c * max(1, round(f / c))}"
+                )
+        if tuple(fine) == tuple(coarse):
+            problems.append(f"level {index} equals level {index - 1} {list(fine)}; remove one")
+    return problems
+
+
+def sample_offsets(pyramid: Pyramid, rng: np.random.Generator) -> np.ndarray:
+    """Draw one nested patch per level, coarse to fine (Sec. 4.1).
+
+    On an axis that grows by g, the offset is uniform over [g o, g o + (g - 1) patch], where o is
+    the parent's offset: all places at which the patch still lies inside its parent.
+
+    Returns:
+        (l, 3) int64 offsets in pixels of each level's own grid.
+    """
+    offsets = np.zeros((pyramid.num_levels, 3), dtype=np.int64)
+    for level in range(1, pyramid.num_levels):
+        growth = np.asarray(pyramid.growth(level))
+        low = growth * offsets[level - 1]
+        room = (growth - 1) * np.asarray(pyramid.patch)
+        offsets[level] = low + rng.integers(0, room + 1)
+    return offsets

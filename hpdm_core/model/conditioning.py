@@ -1,0 +1,79 @@
+"""Conditioning tokens: the noise level, and a class or a text (design of Fig. 11, Table 8).
+
+Axis legend: `b` batch, `k` conditioning tokens, `d` width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpdm_core.records import Condition
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoids of the noise label, then two linear layers around a SiLU.
+
+    Args:
+        width: width of the token; even.
+    """
+
+    # ln(sigma) / 4 spans some 2.7 for sigma in 0.002..80: the slowest sinusoid must still tell
+    # its ends apart, the fastest one neighbouring solver steps.
+    FASTEST, SLOWEST = 100.0, 0.1
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """Embed (b,) noise labels as (b, d) tokens."""
+        half = self.up.in_features // 2
+        ratio = math.log(self.SLOWEST / self.FASTEST) / max(half - 1, 1)
+        steps = torch.arange(half, device=noise_labels.device, dtype=torch.float32)
+        angles = noise_labels.float()[:, None] * (self.FASTEST * torch.exp(ratio * steps))
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.down(F.silu(self.up(waves)))
+
+
+class ConditioningTokens(nn.Module):
+    """Join the noise level's token with the class's or the text's tokens.
+
+    Args:
+        width: width of the tokens that latents read.
+        num_classes: size of the class table, less its entry for 'none'; None without classes.
+        condition_width: width of class embeddings or of text tokens; None without either.
+    """
+
+    def __init__(self, width: int, *, num_classes: int | None, condition_width: int | None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.noise = NoiseEmbedding(width)
+        self.classes = (
+            nn.Embedding(num_classes + 1, condition_width) if num_classes is not None else None
+        )
+        self.project = nn.Linear(condition_width, width) if condition_width is not None else None
+
+    def forward(
+        self, noise_labels: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (b, k, d) tokens and their (b, k) mask (None where all count).
+
+        Args:
+            noise_labels: (b,) ln(sigma) / 4.
+            condition: (b,) rows; 'none' is the class table's last entry, or a text whose tokens
+                are all masked.
+        """
+        noise = self.noise(noise_labels)[:, None]
+        if self.project is None:
+            return noise, None
+        if self.classes is not None:
+            labels = condition.labels
+            labels = torch.where(labels < 0, self.num_classes, labels)
+            return torch.cat([noise, self.project(self.classes(labels))[:, None]], dim=1), None
+        text = self.project(condition.text.to(noise.dtype))
+        always = torch.ones_like(condition.text_mask[:, :1])
+        mask = torch.cat([always, condition.text_mask], dim=1)
+        return torch.cat([noise, text], dim=1), mask

@@ -1,0 +1,79 @@
+"""Deep context fusion: features of all lower levels, resampled into a finer one (Sec. 4.2, Fig. 3).
+
+Before a block, level l >= 1 gets `project([a_l, ctx_l, coordinates])` (Eq. 9), where ctx_l is the
+mean over the lower levels of their features at the same depth, resampled at the patch (Eq. 7).
+The part of the projection that multiplies the context and the coordinates is a term of its own:
+it does not depend on the level's own noise, so that tiled inference computes it once.
+
+Axis legend: `b` batch, `n` tokens of a patch, `d` width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpdm_core.geometry.resample import Grid, Resampler
+
+
+class DeepContextFusion(nn.Module):
+    """The linear layer (2 D + 3) -> D in front of a block.
+
+    Args:
+        width: width D of data tokens.
+        coordinates: whether each token's place in the full video is part of the input.
+    """
+
+    def __init__(self, width: int, *, coordinates: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.project = nn.Linear(2 * width + (3 if coordinates else 0), width)
+
+    def reset(self) -> None:
+        """Start as the identity on the level's own tokens: a base model's function is kept."""
+        with torch.no_grad():
+            self.project.weight.zero_()
+            self.project.weight[:, : self.width].fill_diagonal_(1.0)
+            self.project.bias.zero_()
+
+    def context_term(self, context: Tensor, coordinates: Tensor) -> Tensor:
+        """Return the part of Eq. 9's projection that the level's own tokens do not touch.
+
+        Args:
+            context: (b, n, d) pooled features of the lower levels.
+            coordinates: (b, n, 3) centres of the tokens in the full video, in [-1, 1].
+
+        Returns:
+            (b, n, d), the bias included.
+        """
+        start, end = self.width, 2 * self.width
+        weight = self.project.weight
+        term = F.linear(context, weight[:, start:end], self.project.bias)
+        if weight.shape[1] == end:
+            return term
+        return term + F.linear(coordinates.to(term.dtype), weight[:, end:])
+
+    def forward(self, tokens: Tensor, context_term: Tensor) -> Tensor:
+        """Fuse the level's own (b, n, d) tokens with the term of its context."""
+        return F.linear(tokens, self.project.weight[:, : self.width]) + context_term
+
+
+def pooled_context(
+    ancestors: Sequence[Tensor], resamplers: Sequence[Resampler], grid: Grid
+) -> Tensor:
+    """Return ctx_l: the mean of the lower levels' features at the patch (Eq. 7).
+
+    Args:
+        ancestors: per lower level (b, n, d) block inputs, before their own fusion.
+        resamplers: per lower level the resampling at the patch's box relative to it.
+        grid: tokens of a patch per axis.
+    """
+    t, h, w = grid
+    total = None
+    for features, resampler in zip(ancestors, resamplers, strict=True):
+        cells = rearrange(features, "b (t h w) d -> b t h w d", t=t, h=h, w=w)
+        sampled = resampler(cells)
+        total = sampled if total is None else total + sampled
+    return rearrange(total / len(ancestors), "b t h w d -> b (t h w) d")

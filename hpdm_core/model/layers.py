@@ -1,0 +1,93 @@
+"""Attention and feed-forward layers: pre-norm, biased, residual (design of SnapVideo's FIT block).
+
+Axis legend: `b` batch, `n` queries, `m` keys, `d` width.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a residual.
+
+    Args:
+        width: width of the tokens.
+        heads: number of heads.
+        head_width: width of a head; heads * head_width need not be `width`.
+    """
+
+    def __init__(self, width: int, *, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * heads * head_width)
+        self.to_out = nn.Linear(heads * head_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus what it attends to; (b, n, d) in and out."""
+        qkv = self.to_qkv(self.norm(x))
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.to_out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from `x` to `source` with a residual on `x`; both are normalised.
+
+    Args:
+        width: width of the reading tokens.
+        source_width: width of the tokens that are read.
+        heads: number of heads.
+        head_width: width of a head.
+    """
+
+    def __init__(self, width: int, source_width: int, *, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.norm_source = nn.LayerNorm(source_width)
+        self.to_q = nn.Linear(width, heads * head_width)
+        self.to_kv = nn.Linear(source_width, 2 * heads * head_width)
+        self.to_out = nn.Linear(heads * head_width, width)
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return x plus what it reads.
+
+        Args:
+            x: (b, n, d) tokens that read.
+            source: (b, m, d) tokens that are read.
+            mask: (b, m) bool, False where a source token is to be ignored.
+        """
+        q = rearrange(self.to_q(self.norm(x)), "b n (h d) -> b h n d", h=self.heads)
+        kv = self.to_kv(self.norm_source(source))
+        k, v = rearrange(kv, "b m (two h d) -> two b h m d", two=2, h=self.heads)
+        allowed = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return x + self.to_out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around a GELU, with a residual unless `residual` is off.
+
+    Args:
+        width: width of the tokens.
+        ratio: hidden width over `width`.
+        dropout: share of the hidden units that are dropped in training.
+        residual: whether the input is added to the output.
+    """
+
+    def __init__(
+        self, width: int, *, ratio: int, dropout: float = 0.0, residual: bool = True
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, ratio * width)
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, d) in and out."""
+        y = self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
+        return x + y if self.residual else y

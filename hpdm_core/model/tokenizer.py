@@ -1,0 +1,118 @@
+"""Pixels to data tokens and back (Fig. 11): flatten, linear layer, norm, learned positions.
+
+Axis legend: `b` batch, `c` channels, `t h w` video or grid, `n` tokens, `d` width.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpdm_core.geometry.resample import Grid
+
+CHANNELS = 3
+PATCHIFY = "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)"
+UNPATCHIFY = "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)"
+
+
+class Positions(nn.Module):
+    """A learned table of the tokens' places in a patch.
+
+    Args:
+        grid: tokens per axis.
+        width: width of a token.
+        kind: 'learned' has a row per token; 'factorised' adds one per frame, row and column.
+    """
+
+    def __init__(self, grid: Grid, width: int, *, kind: Literal["learned", "factorised"]) -> None:
+        super().__init__()
+        self.grid = grid
+        t, h, w = grid
+        shapes = [(t * h * w,)] if kind == "learned" else [(t,), (h,), (w,)]
+        self.tables = nn.ParameterList(
+            [nn.Parameter(torch.empty(*shape, width)) for shape in shapes]
+        )
+
+    def forward(self) -> Tensor:
+        """Return (n, d)."""
+        if len(self.tables) == 1:
+            return self.tables[0]
+        t, h, w = self.tables
+        return (t[:, None, None] + h[:, None] + w).flatten(0, 2)
+
+
+class Tokenizer(nn.Module):
+    """Pixels of a patch to data tokens.
+
+    Args:
+        token: (t, h, w) pixels of a token.
+        grid: tokens of a patch per axis.
+        width: width of a token.
+        positions: kind of position table.
+        shallow_context: whether the RGB of the level below is read here (Table 3, row 1).
+        coordinates: with shallow context, whether the tokens' places in the video are too.
+    """
+
+    def __init__(
+        self,
+        token: Grid,
+        grid: Grid,
+        width: int,
+        *,
+        positions: Literal["learned", "factorised"],
+        shallow_context: bool,
+        coordinates: bool,
+    ) -> None:
+        super().__init__()
+        pixels = CHANNELS * token[0] * token[1] * token[2]
+        self.token = token
+        self.project = nn.Linear(pixels, width)
+        self.norm = nn.LayerNorm(width)
+        self.positions = Positions(grid, width, kind=positions)
+        extra = pixels + (3 if coordinates else 0)
+        self.project_context = nn.Linear(extra, width, bias=False) if shallow_context else None
+
+    def patchify(self, video: Tensor) -> Tensor:
+        """(b, c, t, h, w) to (b, n, pixels of a token)."""
+        pt, ph, pw = self.token
+        return rearrange(video, PATCHIFY, pt=pt, ph=ph, pw=pw)
+
+    def context_term(self, video: Tensor, coordinates: Tensor) -> Tensor:
+        """Return what shallow context adds to the tokens before their norm.
+
+        Args:
+            video: (b, c, t, h, w) the level below, resampled at the patch.
+            coordinates: (b, n, 3) centres of the tokens in the full video, in [-1, 1].
+        """
+        pixels = self.patchify(video)
+        weight = self.project_context.weight
+        size = pixels.shape[-1]
+        term = F.linear(pixels, weight[:, :size])
+        if weight.shape[1] == size:
+            return term
+        return term + F.linear(coordinates.to(term.dtype), weight[:, size:])
+
+    def forward(self, video: Tensor, context_term: Tensor | None = None) -> Tensor:
+        """(b, c, t, h, w) to (b, n, d)."""
+        tokens = self.project(self.patchify(video))
+        if context_term is not None:
+            tokens = tokens + context_term
+        return self.norm(tokens) + self.positions()
+
+
+class Detokenizer(nn.Module):
+    """Data tokens back to pixels: norm, linear layer, unflatten."""
+
+    def __init__(self, token: Grid, grid: Grid, width: int) -> None:
+        super().__init__()
+        self.token, self.grid = token, grid
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, CHANNELS * token[0] * token[1] * token[2])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(b, n, d) to (b, c, t, h, w)."""
+        (pt, ph, pw), (t, h, w) = self.token, self.grid
+        pixels = self.project(self.norm(tokens))
+        return rearrange(pixels, UNPATCHIFY, t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)

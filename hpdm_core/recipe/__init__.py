@@ -1,0 +1,1 @@
+"""Recipes: one typed schema, read from YAML. Imports no torch."""

@@ -1,0 +1,152 @@
+"""What flows between the parts: conditions, batches of patch pyramids, and the seams as protocols.
+
+Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens, `d` width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hpdm_core.geometry.boxes import Box
+
+NO_CLASS = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What a video shall show: a class, a text, or nothing.
+
+    Args:
+        labels: (b,) int64 class indices, `NO_CLASS` for none; None for models without classes.
+        text: (b, n, d) token embeddings; None for models without text.
+        text_mask: (b, n) bool, True where a token counts; a row without any is 'no text'.
+    """
+
+    labels: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Condition":
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def select(self, index: Tensor | slice) -> "Condition":
+        """Return the rows at `index` (repeats allowed: one condition for many tiles)."""
+        return self._map(lambda x: x[index])
+
+    def drop(self, rows: Tensor) -> "Condition":
+        """Return the condition with 'none' in the given rows (classifier-free guidance).
+
+        Args:
+            rows: (b,) bool, True where the condition is dropped.
+        """
+        labels, mask = self.labels, self.text_mask
+        return Condition(
+            labels=None if labels is None else torch.where(rows, NO_CLASS, labels),
+            text=self.text,
+            text_mask=None if mask is None else mask & ~rows[:, None],
+        )
+
+    def _map(self, function) -> "Condition":
+        return Condition(
+            labels=None if self.labels is None else function(self.labels),
+            text=None if self.text is None else function(self.text),
+            text_mask=None if self.text_mask is None else function(self.text_mask),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchBatch:
+    """Clean nested patches of a batch of videos: what the loader yields and the loss takes.
+
+    Args:
+        patches: per level (b, c, t, h, w) float32 in [-1, 1], all of the patch size.
+        offsets: (b, l, 3) int64 offsets in pixels of each level's own grid.
+        condition: one row per video.
+        indices: (b,) int64 place of each sample in the global batch of this step, the same on
+            any number of processes: noise is drawn per (seed, step, index).
+        keys: (b,) names of the videos, for messages.
+    """
+
+    patches: tuple[Tensor, ...]
+    offsets: Tensor
+    condition: Condition
+    indices: Tensor
+    keys: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "PatchBatch":
+        return PatchBatch(
+            patches=tuple(p.to(device, non_blocking=True) for p in self.patches),
+            offsets=self.offsets.to(device, non_blocking=True),
+            condition=self.condition.to(device),
+            indices=self.indices,
+            keys=self.keys,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelOutput:
+    """What a network gives for the patches of one level.
+
+    Args:
+        output: (b, c, t, h, w).
+        latents: (b, n, d) final latents.
+        features: what finer levels need of these patches, each with one row per patch.
+    """
+
+    output: Tensor
+    latents: Tensor
+    features: tuple[Tensor, ...]
+
+
+class Network(Protocol):
+    """What the training loss calls: all levels of a pyramid in one pass."""
+
+    def __call__(
+        self,
+        inputs: tuple[Tensor, ...],
+        noise_labels: Tensor,
+        boxes: tuple[Box, ...],
+        condition: Condition,
+        latents: tuple[Tensor, ...] | None,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return per level the output (b, c, t, h, w) and the final latents (b, n, d).
+
+        Args:
+            inputs: per level (b, c, t, h, w), already scaled to unit variance.
+            noise_labels: (b, l), ln(sigma) / 4.
+            boxes: per level the patch's box in the full video.
+            condition: (b,) rows.
+            latents: final latents of an earlier pass (latent self-conditioning), or None.
+        """
+        ...
+
+
+class LevelNetwork(Protocol):
+    """What tiled inference calls: one level at a time, coarse to fine."""
+
+    def run_level(
+        self,
+        inputs: Tensor,
+        noise_labels: Tensor,
+        *,
+        level: int,
+        condition: Condition,
+        context: tuple[Tensor, ...],
+        latents: Tensor | None,
+    ) -> LevelOutput:
+        """Run one level whose context is known; (b,) noise labels, rows as in `Network`."""
+        ...
+
+    def context(
+        self, features: Sequence[tuple[Tensor, ...]], boxes: tuple[Box, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return what the patches of a level need of their lower levels, one row per patch.
+
+        Args:
+            features: per lower level its `LevelOutput.features`, one row per patch.
+            boxes: per level, the patches' own last, their boxes in the full video.
+        """
+        ...
