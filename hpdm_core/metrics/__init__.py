@@ -1,0 +1,1 @@
+"""Scores of generated videos: Frechet distances, Inception Scores, and the detectors behind them."""

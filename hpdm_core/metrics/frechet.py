@@ -1,0 +1,162 @@
+"""Frechet distance between two sets of features, each taken as a Gaussian (FVD where I3D made them).
+
+    d^2 = |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2)
+
+All in float64. The last trace needs no matrix square root: with C_i = A_i A_i^T it is the sum of
+the singular values of A_1^T A_2, which stays exact for fewer samples than dimensions. Covariances
+divide by N, as the evaluation code that the paper's figures come from does.
+
+Axis legend: `n` samples, `d` feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from einops import einsum, rearrange
+from torch import Tensor
+
+from hpdm_core.errors import MetricError
+
+EPS = 2.0**-52
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStats:
+    """Count, mean and scatter of features: all that the distance needs, mergeable without loss.
+
+    Args:
+        count: number of samples.
+        mean: (d,) float64.
+        scatter: (d, d) float64, the sum of outer products of the centred features.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @staticmethod
+    def empty(width: int) -> FeatureStats:
+        """Return the statistics of no sample at all."""
+        zeros = torch.zeros(width, dtype=torch.float64)
+        return FeatureStats(count=0, mean=zeros, scatter=torch.outer(zeros, zeros))
+
+    @staticmethod
+    def of(features: Tensor) -> FeatureStats:
+        """Return the statistics of features (n, d), n >= 1.
+
+        Raises:
+            MetricError: for another shape, or a feature that is not finite.
+        """
+        if features.ndim != 2 or 0 in features.shape:
+            raise MetricError(
+                "features have a wrong shape", got=tuple(features.shape), expected="(n, d)"
+            )
+        features = features.detach().cpu().double()
+        broken = (~features.isfinite().all(dim=1)).nonzero()
+        if len(broken):
+            raise MetricError(
+                f"{len(broken)} of {len(features)} videos have features that are not finite",
+                got=f"the first at row {int(broken[0])}",
+                remedy="look at that video: a broken file or an exploded sample",
+            )
+        mean = features.mean(dim=0)
+        centred = features - mean
+        scatter = einsum(centred, centred, "n d, n e -> d e")
+        return FeatureStats(count=len(features), mean=mean, scatter=scatter)
+
+    def merge(self, other: FeatureStats) -> FeatureStats:
+        """Return the statistics of both sets together (Chan, Golub and LeVeque 1979)."""
+        if len(self.mean) != len(other.mean):
+            raise MetricError(
+                "statistics of different detectors cannot be merged",
+                got=f"widths {len(self.mean)} and {len(other.mean)}",
+            )
+        count = self.count + other.count
+        share = other.count / max(count, 1)
+        gap = other.mean - self.mean
+        return FeatureStats(
+            count=count,
+            mean=self.mean + share * gap,
+            scatter=self.scatter + other.scatter + self.count * share * torch.outer(gap, gap),
+        )
+
+    def covariance(self, *, unbiased: bool = False) -> Tensor:
+        """Return the covariance (d, d): over N, or over N - 1 where `unbiased`."""
+        return self.scatter / (self.count - 1 if unbiased else self.count)
+
+
+def merge_over_ranks(stats: FeatureStats) -> FeatureStats:
+    """Return the statistics of all processes together, merged in the order of their ranks.
+
+    Every process of the default group must call it; needs a backend that gathers CPU tensors.
+    """
+    width = len(stats.mean)
+    packed = torch.cat(
+        [torch.tensor([float(stats.count)]).double(), stats.mean, rearrange(stats.scatter, "d e -> (d e)")]
+    )
+    gathered = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, packed)
+    merged = FeatureStats.empty(width)
+    for part in gathered:
+        count, mean, scatter = part.split([1, width, width * width])
+        merged = merged.merge(
+            FeatureStats(
+                count=int(count),
+                mean=mean,
+                scatter=rearrange(scatter, "(d e) -> d e", d=width),
+            )
+        )
+    return merged
+
+
+def frechet_distance(first: FeatureStats, second: FeatureStats, *, unbiased: bool = False) -> float:
+    """Return the (squared) Frechet distance of the two Gaussians; 0 for equal statistics.
+
+    Args:
+        first, second: at least two samples each, of the same width.
+        unbiased: covariances over N - 1, to compare with code that does so.
+
+    Raises:
+        MetricError: for fewer than two samples or different widths.
+    """
+    for name, stats in (("first", first), ("second", second)):
+        if stats.count < 2:
+            raise MetricError(
+                f"the {name} set has too few videos for a covariance",
+                got=stats.count,
+                expected="at least 2 (and 256 for a figure that means something)",
+            )
+    if len(first.mean) != len(second.mean):
+        raise MetricError(
+            "the two sets' features come from different detectors",
+            got=f"widths {len(first.mean)} and {len(second.mean)}",
+        )
+    covariances = [stats.covariance(unbiased=unbiased) for stats in (first, second)]
+    roots = [_root(covariance) for covariance in covariances]
+    cross = einsum(roots[0], roots[1], "d n, d m -> n m")
+    overlap = torch.linalg.svdvals(cross).sum() if 0 not in cross.shape else cross.new_zeros(())
+    spread = sum(covariance.trace() for covariance in covariances)
+    gap = (first.mean - second.mean).square().sum()
+    distance = float(gap + spread - 2 * overlap)
+    # Rounding may push a distance of zero below it, and nothing else may.
+    assert distance >= -1e-9 * float(spread), f"negative Frechet distance {distance}"
+    return max(distance, 0.0)
+
+
+def merge_all(stats: Sequence[FeatureStats]) -> FeatureStats:
+    """Return the statistics of all parts together, merged from the first to the last."""
+    merged = stats[0]
+    for part in stats[1:]:
+        merged = merged.merge(part)
+    return merged
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return A (d, r) with A A^T = covariance, without directions that are only rounding."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1] * len(values) * EPS
+    return vectors[:, kept] * values[kept].sqrt()

@@ -1,0 +1,74 @@
+"""Evaluation protocols as names: how many fakes, how many frames, which frames (Sec. 5, appendix).
+
+`fvd10k_16f`           10,000 fakes, the first 16 frames of each (Table 2 and 6)
+`fvd2048_64f`          2,048 fakes, 64 frames (Table 6)
+`fvd10k_16f_stride4`   16 frames, every fourth of 64, of fakes and reals alike (Sec. 5.1's wording)
+`fvd512_level1`        512 fakes of pyramid level 1 at its own resolution (Tables 3 and 4)
+`fvdfull_16f`          all fakes that there are
+
+Axis legend: `t` frames.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hpdm_core.errors import MetricError
+
+NAME = re.compile(
+    r"fvd(?P<fakes>full|\d+k?)_(?:(?P<frames>\d+)f(?:_stride(?P<stride>\d+))?|level(?P<level>\d+))"
+)
+EXAMPLES = "fvd10k_16f, fvd2048_16f, fvd512_16f, fvd2048_64f, fvd10k_16f_stride4, fvd512_level0"
+# Below this many videos of either set a Frechet distance says more about the number than about
+# the videos.
+MIN_VIDEOS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is compared.
+
+    Args:
+        num_fakes: number of generated videos, None for all there are.
+        frames: number of frames of a clip; None where a pyramid level decides.
+        stride: a clip takes every n-th frame.
+        level: the pyramid level whose own resolution and frame rate are compared, or None.
+    """
+
+    num_fakes: int | None
+    frames: int | None
+    stride: int = 1
+    level: int | None = None
+
+    @property
+    def name(self) -> str:
+        num = self.num_fakes
+        if num is None:
+            fakes = "full"
+        else:
+            fakes = f"{num // 1000}k" if num % 1000 == 0 else str(num)
+        if self.level is not None:
+            return f"fvd{fakes}_level{self.level}"
+        stride = f"_stride{self.stride}" if self.stride > 1 else ""
+        return f"fvd{fakes}_{self.frames}f{stride}"
+
+
+def parse_protocol(name: str) -> Protocol:
+    """Return the protocol of a name such as `fvd10k_16f`.
+
+    Raises:
+        MetricError: for a name that is none.
+    """
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise MetricError(f"unknown protocol {name!r}", expected=f"a name such as {EXAMPLES}")
+    fakes = match["fakes"]
+    num_fakes = None if fakes == "full" else int(fakes.removesuffix("k"))
+    if num_fakes is not None and fakes.endswith("k"):
+        num_fakes *= 1000
+    numbers = {key: int(match[key]) for key in ("frames", "stride", "level") if match[key]}
+    protocol = Protocol(**{"num_fakes": num_fakes, "frames": None} | numbers)
+    if num_fakes == 0 or protocol.frames == 0 or protocol.stride == 0:
+        raise MetricError(f"protocol {name!r} compares nothing", expected="numbers of at least 1")
+    return protocol
