@@ -1,6 +1,15 @@
-"""How long work is reported: what the core calls, whoever shows it."""
+"""How long work is reported: what the core calls, whoever shows it. Needs no torch."""
 
+import os
 from typing import Protocol
+
+
+def process_rank() -> int:
+    """Return this process's number among those that torchrun started, 0 where it stands alone.
+
+    The process with number 0 alone talks to the user and writes files.
+    """
+    return int(os.environ.get("RANK", "0"))
 
 
 class Progress(Protocol):

@@ -1,0 +1,48 @@
+"""The `hpdm` program. Commands import torch when they run, never for `--help`."""
+
+from typing import Annotated
+
+import typer
+
+from hpdm_cli import ablate, eval_fvd, finetune, prep, sample, train
+from hpdm_core import __version__
+
+app = typer.Typer(
+    name="hpdm",
+    help="Hierarchical Patch Diffusion Models: train them on videos, generate videos, score them.",
+    epilog="First steps:\n\nhpdm sample --overlap fhw   (videos of the model that comes with hpdm)"
+    "\n\nhpdm prep shapes ./data && hpdm train quickstart\n\n"
+    "Exit codes: 0 done, 2 a mistake in what was asked, 1 a bug in hpdm, 130 interrupted "
+    "(run the same command again to go on).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a bug shows Python's own traceback, complete
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(prep.app, name="prep")
+for _module in (train, finetune, sample, eval_fvd, ablate):
+    app.command(name=_module.NAME, epilog=_module.EXAMPLES)(_module.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpdm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """Run the program; what `hpdm` and `python -m hpdm_cli` call."""
+    app(prog_name="hpdm")

@@ -1,0 +1,114 @@
+"""`hpdm eval-fvd`: score videos against real ones."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpdm_cli.console import session
+from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, words
+
+NAME = "eval-fvd"
+EXAMPLES = (
+    "Examples:\n\nhpdm eval-fvd --checkpoint runs/hpdm_s --real data/ucf101 "
+    "--protocol fvd10k_16f --metrics fvd,is\n\n"
+    "hpdm eval-fvd --samples samples/mine --real data/shapes --detector bundled"
+)
+
+
+def command(
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CHECKPOINT",
+            help="Generate the videos with this run folder, checkpoint folder or weights file.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            metavar="DIR",
+            help="Score these videos: a folder of them, or of hpdm sample.",
+            show_default=False,
+        ),
+    ] = None,
+    real: Annotated[
+        str | None,
+        typer.Option(
+            "--real",
+            metavar="DATA",
+            help="Real videos: a data set of hpdm prep, or a folder of videos.",
+            show_default="the checkpoint's training data",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="Named protocol, such as fvd10k_16f, fvd2048_16f, fvd512_16f or fvd2048_64f.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option("--metrics", metavar="LIST", help="Of fvd and is.")
+    ] = "fvd",
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector",
+            metavar="i3d, bundled or FILE",
+            help="What looks at the videos; scores of 'bundled' are not FVD and never called so.",
+        ),
+    ] = "i3d",
+    num_fakes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-fakes", help="Number of generated videos.", show_default="the protocol's"
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="Split of the real data set.", show_default="the protocol's: train"
+        ),
+    ] = None,
+    out: Out = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Videos at a time.", show_default="by memory")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Score even fewer than 256 videos; the bias is printed.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Score generated videos against real ones, each figure with its protocol.
+
+    Takes --checkpoint or --samples. Features are kept: a second protocol costs seconds.
+    """
+    with session(as_json=json) as current:
+        from hpdm_core.runs.eval_fvd import run_eval_fvd
+
+        result = run_eval_fvd(
+            checkpoint=checkpoint,
+            samples=samples,
+            real=real,
+            protocol=protocol,
+            metrics=words(metrics),
+            detector=detector,
+            num_fakes=num_fakes,
+            split=split,
+            out=out,
+            batch=batch,
+            device=device.value,
+            seed=seed,
+            force=force,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title="Scores")

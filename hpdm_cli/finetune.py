@@ -1,0 +1,63 @@
+"""`hpdm finetune`: train a recipe from the weights of another model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpdm_cli.console import session
+from hpdm_cli.options import (
+    Device,
+    DeviceOption,
+    DryRun,
+    Json,
+    Out,
+    Overrides,
+    RecipeRef,
+    read_recipe,
+)
+from hpdm_cli.train import TrainSeed
+
+NAME = "finetune"
+EXAMPLES = (
+    "Examples:\n\nhpdm finetune recipes/hpdm_t2v.yaml --from runs/hpdm_t2v_base\n\n"
+    "hpdm finetune hpdm_t2v --from base.safetensors train.steps=5000 --dry-run"
+)
+
+
+def command(
+    recipe: RecipeRef,
+    base: Annotated[
+        Path,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Run folder, checkpoint folder or weights file to start from.",
+            show_default=False,
+        ),
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+    device: DeviceOption = Device.auto,
+    seed: TrainSeed = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe from a base model with fewer levels, another patch or other conditions.
+
+    Reports which weights were taken, which are new, and which of the base's are not used.
+    The same command again goes on where it stopped.
+    """
+    with session(as_json=json) as current:
+        resolved = read_recipe(recipe, overrides, seed=seed)
+        from hpdm_core.runs.train import run_train
+
+        result = run_train(
+            resolved,
+            out=out,
+            device=device.value,
+            dry_run=dry_run,
+            progress=current.progress,
+            init_from=base,
+        )
+        current.show(result, title=f"Fine-tuning of {resolved.name}")

@@ -1,0 +1,81 @@
+"""Options that commands share, each with one spelling and one explanation."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpdm_core.errors import HpdmError
+
+if TYPE_CHECKING:
+    from hpdm_core.recipe.schema import Recipe
+
+
+class Device(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+RecipeRef = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Path of a recipe (recipes/hpdm_m.yaml), or the bare name of a shipped one (hpdm_m).",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Change fields of the recipe: optim.lr=1e-3 data.root=/big sampling.steps=[64,32,16].",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where to compute; auto takes CUDA where it is there.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done, with its figures, and do nothing."),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help='Print one JSON object, nothing else, on stdout; after a mistake {"error": ...}.',
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder to write to.", show_default=False),
+]
+
+
+def read_recipe(ref: str, overrides: list[str] | None, *, seed: int | None = None) -> "Recipe":
+    """Load a recipe with the command line's overrides; `--seed` is one of them."""
+    from hpdm_core.recipe.load import load_recipe
+
+    seeded = [] if seed is None else [f"train.seed={seed}"]
+    return load_recipe(ref, [*(overrides or ()), *seeded])
+
+
+def words(text: str | None) -> list[str]:
+    """Split `fvd,is` into its words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def whole_numbers(text: str | None, *, option: str) -> tuple[int, ...] | None:
+    """Split `128,64,32` into numbers, None where nothing was given."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in words(text))
+    except ValueError as error:
+        raise HpdmError(
+            f"{option} takes whole numbers", got=text, expected="for example 128,64,32"
+        ) from error

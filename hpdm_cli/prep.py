@@ -1,0 +1,167 @@
+"""`hpdm prep`: make data sets ready for training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpdm_cli.console import session
+from hpdm_cli.options import DryRun, Json
+
+app = typer.Typer(
+    help="Make a data set ready: canonical videos and a manifest under DATA/NAME. "
+    "Run again, finished videos are skipped.",
+    no_args_is_help=True,
+)
+
+Root = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="Folder of data sets, such as ./data.", show_default=False),
+]
+Name = Annotated[str, typer.Option("--name", help="Name of the data set: the folder below DATA.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Parallel processes; left out: one per core.", show_default=False
+    ),
+]
+
+
+@app.command(
+    epilog="Examples:\n\nhpdm prep shapes ./data\n\nhpdm prep shapes ./data --num 5000 --size 128"
+)
+def shapes(
+    root: Root,
+    name: Name = "shapes",
+    num: Annotated[int, typer.Option("--num", help="Number of videos.")] = 2000,
+    size: Annotated[int, typer.Option("--size", help="Height and width in pixels.")] = 64,
+    frames: Annotated[int, typer.Option("--frames", help="Frames per video.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other videos.")] = 0,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make the built-in data set: moving shapes, with classes and captions."""
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_shapes
+
+        result = run_prep_shapes(
+            root,
+            name=name,
+            num=num,
+            size=size,
+            frames=frames,
+            seed=seed,
+            workers=workers,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title=f"Data set {name}")
+
+
+@app.command(
+    epilog="Examples:\n\nhpdm prep ucf101 ./data\n\nhpdm prep ucf101 ./data --source ~/UCF-101"
+    "\n\nhpdm prep ucf101 ./data --source UCF101.rar"
+)
+def ucf101(
+    root: Root,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Extracted folder, .zip, .rar or .tar archive, or URL; left out: download it.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Name = "ucf101",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Download UCF-101, or take what you have of it, with its classes and official splits."""
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_ucf101
+
+        result = run_prep_ucf101(
+            root,
+            source=source,
+            name=name,
+            workers=workers,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title=f"Data set {name}")
+
+
+@app.command(epilog="Example:\n\nhpdm prep folder ./data --source ~/Videos --name mine")
+def folder(
+    root: Root,
+    source: Annotated[
+        Path,
+        typer.Option("--source", help="Folder of videos, nested as you like.", show_default=False),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of the data set; left out: the source folder's."),
+    ] = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Take any folder of videos; its sub-folders are the classes."""
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_folder
+
+        result = run_prep_folder(
+            root,
+            source=source,
+            name=name or source.resolve().name,
+            workers=workers,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title=f"Data set {name or source.resolve().name}")
+
+
+@app.command(
+    epilog="Examples:\n\nhpdm prep captions ./data --source captions.jsonl --text-encoder t5-small"
+    "\n\nhpdm prep captions ./data --source captions.csv --text-encoder ./my-t5"
+)
+def captions(
+    root: Root,
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--source",
+            help="JSON lines or CSV with a file and a caption per line; paths relative to it.",
+            show_default=False,
+        ),
+    ],
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            metavar="NAME or PATH",
+            help="Text encoder that transformers can load; left out: captions without embeddings.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Name = "captions",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Take videos and images with captions; text embeddings are computed once and stored."""
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_captions
+
+        result = run_prep_captions(
+            root,
+            source=source,
+            name=name,
+            text_encoder=text_encoder,
+            workers=workers,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title=f"Data set {name}")

@@ -1,0 +1,116 @@
+"""Progress on stderr: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+_WINDOW_SECONDS = 60.0
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 2.0, 15.0
+
+
+class Rate:
+    """Units per second over the last minute, so that a resumed run's ETA is soon right."""
+
+    def __init__(self, now: float) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(now, 0)])
+
+    def update(self, now: float, done: int) -> float | None:
+        """Note that `done` units are done; return units per second, None where not yet known."""
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW_SECONDS:
+            self._marks.popleft()
+        start, before = self._marks[0]
+        return (done - before) / (now - start) if now > start and done > before else None
+
+
+class TerminalProgress:
+    """Shows how far the work is; see hpdm_core.progress.Progress for the calls."""
+
+    def __init__(self, *, clock=time.monotonic) -> None:
+        self._clock = clock
+        self._bar: Bar | None = None
+        self._open = False
+
+    def start(self, description: str, total: int | None) -> None:
+        self.stop()
+        now = self._clock()
+        self._description, self._total, self._done = description, total, 0
+        self._fields: dict[str, str] = {}
+        self._rate, self._speed = Rate(now), None
+        self._next_line = now + _FIRST_LINE_SECONDS
+        self._open, self._said = True, False
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task(description, total=total, figures="")
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        now = self._clock()
+        self._done += amount
+        self._fields.update(fields)
+        self._speed = self._rate.update(now, self._done)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, figures=self._figures())
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
+            self._write_line()
+
+    def say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        if not self._open:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif self._said:
+            self._write_line()
+        self._open = False
+
+    def _write_line(self) -> None:
+        self._said = True
+        total = "" if self._total is None else f"/{self._total}"
+        line = f"{self._description}: {self._done}{total}  {self._figures()}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
+
+    def _figures(self) -> str:
+        parts = [f"{name} {value}" for name, value in self._fields.items()]
+        if self._speed:
+            parts.append(rate_text(self._speed))
+            if self._total is not None and self._done < self._total:
+                left = (self._total - self._done) / self._speed
+                parts.append(f"ETA {duration_text(left)}")
+        return "  ".join(parts)
+
+
+def rate_text(per_second: float) -> str:
+    """Write a rate so that it has three figures: 12.3/s, or 4.56 s each where it is slow."""
+    return f"{per_second:.3g}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _bar() -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=Console(stderr=True),
+    )

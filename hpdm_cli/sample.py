@@ -1,0 +1,265 @@
+"""`hpdm sample`: generate videos."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpdm_cli.console import session
+from hpdm_cli.options import (
+    Device,
+    DeviceOption,
+    DryRun,
+    Json,
+    Out,
+    Overrides,
+    read_recipe,
+    whole_numbers,
+    words,
+)
+from hpdm_core.errors import HpdmError
+
+if TYPE_CHECKING:
+    from hpdm_core.recipe.schema import Recipe
+
+NAME = "sample"
+EXAMPLES = (
+    "Examples:\n\nhpdm sample --overlap fhw --num 9\n\n"
+    "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif\n\n"
+    'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4\n\n'
+    "hpdm sample --recipe hpdm_s --overlap fhw --dry-run"
+)
+_PLAN, _WORK = "What to generate", "How the work is done"
+
+
+class Cache(str, Enum):
+    """Where a level's unchanging activations are kept."""
+
+    auto = "auto"
+    gpu = "gpu"
+    cpu = "cpu"
+    off = "off"
+
+
+class Shard(str, Enum):
+    """What several processes share."""
+
+    videos = "videos"
+    tiles = "tiles"
+
+
+def command(
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CHECKPOINT",
+            help="Run folder, checkpoint folder or weights file; 'shipped' is the model that comes "
+            "with hpdm.",
+            show_default="the newest run under runs/, else shipped",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="With --dry-run, instead of a checkpoint: plan for a recipe that is not trained.",
+            show_default=False,
+        ),
+    ] = None,
+    num: Annotated[
+        int | None,
+        typer.Option(
+            "--num",
+            help="Number of videos.",
+            show_default="one for each class or prompt that is asked for, else 8",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME or INDEX",
+            help="Class to generate; may stand several times. Left out: all in turn.",
+            show_default=False,
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="What to show; may stand several times.",
+            show_default=False,
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompt-file",
+            help="Text file with a prompt per line.",
+            show_default=False,
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Seed of the first video; the next has N + 1.", rich_help_panel=_PLAN
+        ),
+    ] = 0,
+    overlap: Annotated[
+        str | None,
+        typer.Option(
+            "--overlap",
+            metavar="AXES",
+            help="Axes on which tiles overlap by half: none, f, h, w, fh, fw, hw or fhw.",
+            show_default="the recipe's",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            metavar="N,N,...",
+            help="Solver steps of each level, coarsest first: 128,64,32.",
+            show_default="the recipe's",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            help="Classifier-free guidance; 1 is off.",
+            show_default="the recipe's",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            metavar="NAME or PATH",
+            help="Text encoder for prompts.",
+            show_default="the one of the training data",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    compare_overlaps: Annotated[
+        str | None,
+        typer.Option(
+            "--compare-overlaps",
+            metavar="AXES,AXES,...",
+            help="Put these overlaps of the same seeds side by side: none,hw,fhw.",
+            show_default=False,
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    out: Out = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="Of mp4, gif, webp and png.")
+    ] = "mp4",
+    save_levels: Annotated[
+        bool, typer.Option("--save-levels", help="Write the video of every level too.")
+    ] = False,
+    cache: Annotated[
+        Cache,
+        typer.Option(
+            "--cache",
+            help="Where to keep what does not change over the steps.",
+            rich_help_panel=_WORK,
+        ),
+    ] = Cache.auto,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--cache-gb",
+            help="Largest size of that cache in GB.",
+            show_default="by free memory",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            help="Videos at a time.",
+            show_default="by free memory",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    tile_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-batch",
+            help="Tiles per pass.",
+            show_default="by free memory",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    shard: Annotated[
+        Shard,
+        typer.Option(
+            "--shard",
+            help="Under torchrun: spread the videos, or the tiles of each video.",
+            rich_help_panel=_WORK,
+        ),
+    ] = Shard.videos,
+    device: DeviceOption = Device.auto,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Generate videos: a file each, a contact sheet, and samples.jsonl with every setting.
+
+    The same command again goes on with the videos that are missing.
+    """
+    with session(as_json=json) as current:
+        plan = _planned_recipe(recipe, overrides)
+        from hpdm_core.runs.sample import run_sample
+
+        result = run_sample(
+            checkpoint=checkpoint,
+            recipe=plan,
+            overlap=overlap,
+            num=num,
+            classes=classes or [],
+            prompts=prompts or [],
+            prompt_file=prompt_file,
+            text_encoder=text_encoder,
+            guidance=guidance,
+            steps=whole_numbers(steps, option="--steps"),
+            seed=seed,
+            out=out,
+            formats=tuple(words(formats)),
+            save_levels=save_levels,
+            compare_overlaps=words(compare_overlaps),
+            cache=cache.value,
+            cache_gb=cache_gb,
+            batch=batch,
+            tile_batch=tile_batch,
+            shard=shard.value,
+            device=device.value,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title="Sampling plan" if dry_run else "Generated videos")
+
+
+def _planned_recipe(recipe: str | None, overrides: list[str] | None) -> "Recipe | None":
+    if recipe is not None:
+        return read_recipe(recipe, overrides)
+    if overrides:
+        raise HpdmError(
+            f"'{overrides[0]}' changes a recipe, but no recipe is given",
+            remedy="use --recipe RECIPE with --dry-run; a checkpoint brings its own recipe, "
+            "and sampling has options such as --steps",
+        )
+    return None

@@ -1,0 +1,54 @@
+"""`hpdm train`: train a recipe from scratch, or go on with its run."""
+
+from typing import Annotated
+
+import typer
+
+from hpdm_cli.console import session
+from hpdm_cli.options import (
+    Device,
+    DeviceOption,
+    DryRun,
+    Json,
+    Out,
+    Overrides,
+    RecipeRef,
+    read_recipe,
+)
+
+NAME = "train"
+EXAMPLES = (
+    "Examples:\n\nhpdm train quickstart\n\n"
+    "hpdm train recipes/hpdm_m.yaml optim.lr=1e-3 data.root=/big\n\n"
+    "hpdm train hpdm_l --dry-run\n\n"
+    "torchrun --nproc-per-node 8 -m hpdm_cli train hpdm_s\n\n"
+    "Every field of a recipe is explained in docs/recipes.md."
+)
+
+TrainSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="The same as train.seed=N.", show_default="the recipe's"),
+]
+
+
+def command(
+    recipe: RecipeRef,
+    overrides: Overrides = None,
+    out: Out = None,
+    device: DeviceOption = Device.auto,
+    seed: TrainSeed = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe from scratch. The same command again goes on where it stopped.
+
+    Writes to runs/RECIPE's name unless --out says otherwise.
+    """
+    with session(as_json=json) as current:
+        resolved = read_recipe(recipe, overrides, seed=seed)
+        from hpdm_core.runs.train import run_train
+
+        result = run_train(
+            resolved, out=out, device=device.value, dry_run=dry_run, progress=current.progress
+        )
+        current.show(result, title=f"Training of {resolved.name}")
