@@ -1,0 +1,358 @@
+"""`hpdm train` and `hpdm finetune`: assemble the parts, check, train, sum up.
+
+Run again with the same words, it goes on from the newest intact checkpoint.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from hpdm_core import __version__
+from hpdm_core.build import build_diffusion, build_network
+from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.errors import DataError, DeviceError, HpdmError
+from hpdm_core.progress import NoProgress, Progress
+from hpdm_core.recipe.load import recipe_to_yaml
+from hpdm_core.recipe.schema import OptimRecipe, Recipe
+from hpdm_core.runs import train_checks as checks
+from hpdm_core.runs.train_init import initialise_from
+from hpdm_core.runs.train_memory import activation_bytes_per_video
+from hpdm_core.seeds import derive_seed
+from hpdm_core.training.batches import BatchStream
+from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
+from hpdm_core.training.ema import Ema
+from hpdm_core.training.lamb import Lamb, parameter_groups
+from hpdm_core.training.loop import Plan, train
+from hpdm_core.training.lr import learning_rate
+from hpdm_core.training.parallel import Parallel, set_precision, start_parallel
+from hpdm_core.training.store import CheckpointStore, TrainState
+from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
+
+
+def run_train(
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    device: str,
+    dry_run: bool,
+    progress: Progress,
+    init_from: Path | None = None,
+) -> dict:
+    """Train a recipe into the folder `out`, or say what that would take.
+
+    Args:
+        recipe: resolved.
+        out: the run's folder; None: runs/<recipe name>.
+        device: "auto", "cpu" or "cuda".
+        dry_run: count and estimate only.
+        progress: shown to the user by the main process.
+        init_from: run, checkpoint or weights file whose weights a new run starts from.
+
+    Returns:
+        A summary of the run, or with `dry_run` the figures that matter.
+
+    Raises:
+        HpdmError: something stands against it, with what to change.
+        KeyboardInterrupt: the run was interrupted and has saved what was done.
+    """
+    out = out or Path("runs") / recipe.name
+    if dry_run:
+        return plan_of_run(recipe, out)
+    dataset = open_dataset(recipe.data.root, recipe.data.name)
+    recipe = checks.with_classes(recipe, dataset)
+    checks.check_data(recipe, dataset)
+    parallel = start_parallel(device, mode=recipe.train.parallel)
+    try:
+        checks.check_processes(recipe, parallel.world_size)
+        with _locked(out, parallel):
+            run = Run(
+                recipe=recipe,
+                dataset=dataset,
+                out=out,
+                parallel=parallel,
+                progress=progress if parallel.is_main else NoProgress(),
+            )
+            return run.train(init_from)
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            "the device ran out of memory",
+            got=str(error).split(". ")[0],
+            remedy="lower train.micro_batch, set train.activation_checkpointing=true, or use "
+            "several devices with train.parallel=fsdp",
+        ) from error
+    finally:
+        parallel.close()
+
+
+def plan_of_run(recipe: Recipe, out: Path) -> dict:
+    """Return what training a recipe would take: sizes, arithmetic and memory."""
+    from hpdm_core.build import describe
+
+    notes = []
+    try:
+        recipe = checks.with_classes(recipe, open_dataset(recipe.data.root, recipe.data.name))
+    except DataError as error:
+        notes.append(str(error))
+        if recipe.model.conditioning == "class" and recipe.model.num_classes is None:
+            notes.append("counted with one class")
+            model = recipe.model.model_copy(update={"num_classes": 1})
+            recipe = recipe.model_copy(update={"model": model})
+    figures = describe(recipe)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    parameters = figures["parameters"]["total"]
+    return {
+        **figures,
+        "steps": recipe.train.steps,
+        "batch_size": recipe.train.batch_size,
+        "devices": world_size,
+        "memory_bytes_per_device": checks.memory_estimate(
+            recipe,
+            parameters=parameters,
+            activation_bytes_per_video=activation_bytes_per_video(recipe),
+            world_size=world_size,
+        ),
+        "checkpoint_bytes": parameters * checks.BYTES_PER_SAVED_PARAMETER,
+        "out": str(out),
+        "notes": notes,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One process's part of a training run.
+
+    Args:
+        recipe: resolved, with the data set's number of classes.
+        dataset: what is trained on.
+        out: the run's folder.
+        parallel: this process's place.
+        progress: shown to the user; silent on all processes but one.
+    """
+
+    recipe: Recipe
+    dataset: VideoDataset
+    out: Path
+    parallel: Parallel
+    progress: Progress
+
+    def train(self, init_from: Path | None) -> dict:
+        """Assemble, resume, train; return the summary."""
+        begun = time.perf_counter()
+        self._check_recipe()
+        set_precision(self.recipe.train.precision, device=self.parallel.device)
+        state = self._state()
+        self._check_room(state.network)
+        store = self._store()
+        resumed = store.resume(state)
+        if resumed is not None:
+            self.progress.say(f"going on from {resumed}")
+        start = state.step
+        taken = None
+        if resumed is None and init_from is not None:
+            taken = initialise_from(init_from, state.network, say=self.progress.say)
+            state.ema.reset()
+        if self.parallel.is_main:
+            self._write_recipe()
+        telemetry = self._telemetry(start)
+        last = self._loop(state, store, telemetry)
+        summary = {
+            "run": str(self.out),
+            "checkpoint": str(last),
+            "steps": state.step,
+            "resumed_from_step": start if resumed is not None else None,
+            "parameters": sum(param.numel() for param in state.network.parameters()),
+            "skipped_steps": state.skipped,
+            "last": telemetry.last,
+            "seconds_training": round(state.seconds, 1),
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
+        return summary if taken is None else {**summary, "initialised": taken}
+
+    def _loop(self, state: TrainState, store: CheckpointStore, telemetry: Telemetry) -> Path:
+        train_recipe = self.recipe.train
+        loader = open_loader(self.recipe, self.dataset, self.parallel)
+        self.progress.start(f"training {self.recipe.name}", train_recipe.steps)
+        self.progress.advance(state.step)
+        try:
+            return train(
+                state,
+                BatchStream(loader.batches, state.step, say=self.progress.say),
+                loss=build_diffusion(self.recipe).loss,
+                plan=plan_from(self.recipe),
+                parallel=self.parallel,
+                store=store,
+                telemetry=telemetry,
+                preview=self._preview(state.network),
+            )
+        finally:
+            self.progress.stop()
+            telemetry.close()
+            loader.close()
+
+    def _state(self) -> TrainState:
+        settings = self.recipe.train
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        network = build_network(self.recipe).to(self.parallel.device)
+        network.set_activation_checkpointing(settings.activation_checkpointing)
+        if settings.compile:
+            for block in network.blocks:
+                block.compile()
+        module = self.parallel.wrap(network)
+        return TrainState(
+            network=network,
+            module=module,
+            optimizer=build_optimizer(network, self.recipe.optim),
+            ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
+        )
+
+    def _check_room(self, network: nn.Module) -> None:
+        parameters = sum(param.numel() for param in network.parameters())
+        needed = checks.memory_estimate(
+            self.recipe,
+            parameters=parameters,
+            activation_bytes_per_video=activation_bytes_per_video(self.recipe),
+            world_size=self.parallel.world_size,
+        )
+        checks.check_memory(needed, self.parallel.device)
+        checks.check_disk(self.recipe, self.out, parameters=parameters)
+
+    def _store(self) -> CheckpointStore:
+        text = recipe_to_yaml(self.recipe)
+        return CheckpointStore(
+            folder=self.out / "checkpoints",
+            keep=self.recipe.train.keep_checkpoints,
+            recipe=text,
+            metadata={
+                "recipe": text,
+                "classes": json.dumps(self.dataset.classes),
+                "hpdm_version": __version__,
+            },
+            parallel=self.parallel,
+            say=self.progress.say,
+        )
+
+    def _check_recipe(self) -> None:
+        """Refuse to go on with a run that was started with another recipe."""
+        path, done = self.out / RECIPE, list_checkpoints(self.out / "checkpoints")
+        if done and path.is_file():
+            checks.check_same_recipe(self.recipe, path, step=step_of(done[-1]))
+
+    def _write_recipe(self) -> None:
+        path = self.out / RECIPE
+        partial_path = path.with_name(f".{RECIPE}.partial")
+        partial_path.write_text(recipe_to_yaml(self.recipe))
+        os.replace(partial_path, path)
+
+    def _telemetry(self, start: int) -> Telemetry:
+        settings, main = self.recipe.train, self.parallel.is_main
+        sinks = ()
+        if main:
+            trim_metrics(self.out, start)
+            sinks = open_sinks(
+                self.out,
+                start_step=start,
+                tensorboard=settings.tensorboard,
+                wandb=settings.wandb,
+            )
+        return Telemetry(
+            self.out if main else None,
+            self.progress,
+            log_every=settings.log_every,
+            steps=settings.steps,
+            sinks=sinks,
+        )
+
+    def _preview(self, network: nn.Module):
+        from hpdm_core.runs.train_preview import make_preview
+
+        return make_preview(
+            self.recipe,
+            network,
+            classes=self.dataset.classes,
+            folder=self.out / "samples",
+            parallel=self.parallel,
+            say=self.progress.say,
+        )
+
+
+def open_loader(recipe: Recipe, dataset: VideoDataset, parallel: Parallel):
+    """Open the loader of this process's share of each batch."""
+    from hpdm_core.data.loader import PatchLoader
+
+    data = recipe.data
+    return PatchLoader(
+        dataset,
+        pyramid=recipe.pyramid.build(),
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        split=data.split,
+        frame_stride=data.frame_stride,
+        short_clips=data.short_clips,
+        flip=data.flip,
+        image_share=data.image_share,
+        temporal_downsampling=recipe.pyramid.temporal_downsampling,
+        conditioning=recipe.model.conditioning,
+        workers=data.workers,
+        memory_cache_bytes=int(data.memory_cache_gb * 1e9),
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+    )
+
+
+def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:
+    """Build the recipe's optimiser; biases, norms and tables neither decay nor adapt."""
+    groups = parameter_groups(network, weight_decay=optim.weight_decay)
+    if optim.name == "lamb":
+        return Lamb(groups, optim.lr, betas=optim.betas)
+    return AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def plan_from(recipe: Recipe) -> Plan:
+    """Turn a recipe into the loop's plan."""
+    settings, optim = recipe.train, recipe.optim
+    return Plan(
+        steps=settings.steps,
+        seed=settings.seed,
+        lr=partial(
+            learning_rate,
+            peak=optim.lr,
+            steps=settings.steps,
+            warmup_steps=optim.warmup_steps,
+            schedule=optim.schedule,
+            final_share=optim.final_lr_share,
+        ),
+        grad_clip=optim.grad_clip,
+        micro_batch=settings.micro_batch,
+        precision=settings.precision,
+        pyramid_cuts=settings.pyramid_cuts,
+        checkpoint_every=settings.checkpoint_every,
+        preview_every=settings.preview_every,
+    )
+
+
+@contextmanager
+def _locked(out: Path, parallel: Parallel) -> Iterator[None]:
+    """Keep other commands from training into the same folder; a killed one leaves no lock."""
+    if not parallel.is_main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HpdmError(
+                f"another command is training into {out}",
+                remedy="wait for it, stop it, or give another --out",
+            ) from None
+        yield

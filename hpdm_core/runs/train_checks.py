@@ -1,0 +1,234 @@
+"""What `hpdm train` looks at before it starts: recipe, data, disk and memory.
+
+Each refusal says what to change.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
+from hpdm_core.recipe.load import recipe_from_yaml
+from hpdm_core.recipe.schema import Recipe
+
+# What may differ between a run's recipe and the one it is resumed with: nothing here changes
+# what the network learns, except that more steps stretch a cosine schedule.
+RESUMABLE = {
+    "name",
+    "description",
+    "data.root",
+    "data.workers",
+    "data.memory_cache_gb",
+    "train.steps",
+    "train.micro_batch",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.parallel",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.preview_every",
+    "train.preview_videos",
+    "train.tensorboard",
+    "train.wandb",
+}
+# Bytes per parameter, all float32: weights, gradients, two moments, averaged weights.
+BYTES_PER_PARAMETER, BYTES_PER_SAVED_PARAMETER = 20, 16
+
+
+def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
+    """Fill in the number of classes from the data set.
+
+    Raises:
+        RecipeError: the recipe has fewer classes than the data set.
+        DataError: the recipe needs classes and the data set has none.
+    """
+    if recipe.model.conditioning != "class":
+        return recipe
+    if not dataset.classes:
+        raise DataError(
+            f"data set {dataset.folder} has no classes, but the recipe is conditioned on them",
+            remedy="set model.conditioning=none, or put videos of each class into a sub-folder",
+        )
+    number = recipe.model.num_classes
+    if number is not None and number < len(dataset.classes):
+        raise RecipeError(
+            "model.num_classes is too small for the data set",
+            got=number,
+            expected=f"at least {len(dataset.classes)}, the classes of {dataset.folder}",
+            remedy="leave model.num_classes out to take the data set's number",
+        )
+    if number is not None:
+        return recipe
+    model = recipe.model.model_copy(update={"num_classes": len(dataset.classes)})
+    return recipe.model_copy(update={"model": model})
+
+
+def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
+    """Refuse to resume a run with a recipe that would train something else.
+
+    Args:
+        recipe: what the run is asked to go on with.
+        saved: the recipe file of the run.
+        step: steps done.
+
+    Raises:
+        RecipeError: listing every field that differs.
+    """
+    before = _flat(recipe_from_yaml(saved.read_text(), str(saved)))
+    after = _flat(recipe)
+    changed = [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and name not in RESUMABLE
+        and not name.startswith("sampling.")
+    ]
+    if changed:
+        raise RecipeError(
+            f"the run in {saved.parent} was started with another recipe ({'; '.join(changed)})",
+            remedy="change these back to go on with it, or give another --out to start anew",
+        )
+    if recipe.train.steps < step:
+        raise RecipeError(
+            f"the run in {saved.parent} has done {step} steps already",
+            got=f"train.steps={recipe.train.steps}",
+            expected=f"at least {step}",
+        )
+
+
+def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
+    """Refuse a data set that cannot fill a batch.
+
+    Raises:
+        DataError: too few videos, or too many that are too short.
+    """
+    data, frames = recipe.data, recipe.pyramid.levels[-1][0]
+    entries = dataset.split(data.split)
+    needed = (frames - 1) * data.frame_stride + 1
+    usable = [e for e in entries if data.short_clips != "drop" or e.num_frames >= needed]
+    short = len(entries) - len(usable)
+    if not usable:
+        raise DataError(
+            f"0 of {len(entries)} videos of {dataset.folder} can be used: {short} too short",
+            expected=f"at least {needed} frames: {frames} at data.frame_stride={data.frame_stride}",
+            remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
+        )
+    if len(usable) < recipe.train.batch_size:
+        raise DataError(
+            f"data set {dataset.folder} cannot fill a batch",
+            got=f"{len(usable)} usable videos in split {data.split!r} ({short} too short)",
+            expected=f"at least train.batch_size={recipe.train.batch_size}",
+            remedy="lower train.batch_size, or prepare more videos",
+        )
+
+
+def check_processes(recipe: Recipe, world_size: int) -> None:
+    """Refuse a batch that cannot be shared out evenly.
+
+    Raises:
+        RecipeError: the batch is not a whole multiple of the processes.
+    """
+    if recipe.train.batch_size % world_size:
+        raise RecipeError(
+            "train.batch_size must be a whole multiple of the number of processes",
+            got=f"{recipe.train.batch_size} over {world_size}",
+            remedy=f"set train.batch_size={-(-recipe.train.batch_size // world_size) * world_size}",
+        )
+
+
+def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
+    """Refuse a disk that cannot hold the checkpoints that the recipe keeps, and one being written.
+
+    Raises:
+        CheckpointError: too little space.
+    """
+    each = parameters * BYTES_PER_SAVED_PARAMETER
+    have = len(list((out / "checkpoints").glob("step-*")))
+    needed = each * max(1, recipe.train.keep_checkpoints + 1 - have)
+    free = shutil.disk_usage(_existing(out)).free
+    if free < needed:
+        raise CheckpointError(
+            f"too little space for checkpoints in {out}",
+            got=f"{_gb(free)} free",
+            expected=f"{_gb(needed)} ({_gb(each)} each)",
+            remedy="free space, lower train.keep_checkpoints, or give --out on a larger disk",
+        )
+
+
+def check_memory(needed: dict[str, int], device: torch.device) -> None:
+    """Refuse a device that cannot hold the estimated need.
+
+    Args:
+        needed: what `memory_estimate` returned.
+        device: where training will run.
+
+    Raises:
+        DeviceError: too little memory.
+    """
+    free = available_memory(device)
+    if free is None or needed["total"] <= free:
+        return
+    fixed = needed["weights_and_optimizer"]
+    if fixed > free:
+        remedy = "use a smaller model, or several devices with train.parallel=fsdp"
+    else:
+        remedy = "lower train.micro_batch, or set train.activation_checkpointing=true"
+    raise DeviceError(
+        f"training needs more memory than {device} has free (estimate)",
+        got=f"{_gb(free)} free",
+        expected=f"{_gb(needed['total'])}: {_gb(fixed)} for weights, gradients, optimiser and "
+        f"averages, {_gb(needed['activations'])} for activations of one micro-batch",
+        remedy=remedy,
+    )
+
+
+def memory_estimate(
+    recipe: Recipe, *, parameters: int, activation_bytes_per_video: int, world_size: int
+) -> dict[str, int]:
+    """Estimate bytes per device: weights with all that goes with them, and activations."""
+    share = world_size if recipe.train.parallel == "fsdp" else 1
+    fixed = parameters * BYTES_PER_PARAMETER // share
+    rows = recipe.train.micro_batch or -(-recipe.train.batch_size // world_size)
+    activations = min(rows, recipe.train.batch_size) * activation_bytes_per_video
+    return {
+        "weights_and_optimizer": fixed,
+        "activations": activations,
+        "total": fixed + activations,
+    }
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Return free bytes on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines}
+    return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder on the way up that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _flat(recipe: Recipe) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for section, value in recipe.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat.update({f"{section}.{name}": field for name, field in value.items()})
+        else:
+            flat[section] = value
+    return flat
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

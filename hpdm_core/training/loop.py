@@ -1,0 +1,220 @@
+"""The training loop: one for one process or many (Sec. 4.6).
+
+All randomness of a step is a function of (seed, step), so that a resumed run goes on exactly as an
+uninterrupted one would have.
+
+Axis legend: `b` batch, `l` level.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hpdm_core.diffusion.patch_diffusion import LevelLosses
+from hpdm_core.errors import CheckpointError, HpdmError
+from hpdm_core.records import Network, PatchBatch
+from hpdm_core.seeds import derive_seed
+from hpdm_core.training.batches import BatchStream, keep_levels, levels_of_step, split_batch
+from hpdm_core.training.parallel import Parallel, Precision, autocast, clip_gradients
+from hpdm_core.training.stopping import Interrupted, StopRequest
+from hpdm_core.training.store import CheckpointStore, TrainState
+from hpdm_core.training.telemetry import StepReport, Telemetry
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class Loss(Protocol):
+    """What is trained on: `PatchDiffusion.loss`, or a stand-in."""
+
+    def __call__(
+        self, network: Network, batch: PatchBatch, *, seed: int, step: int
+    ) -> LevelLosses: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the loop does when.
+
+    Args:
+        steps: updates in all.
+        seed: of data order, noise and dropout.
+        lr: learning rate of the update after `step` updates.
+        grad_clip: largest norm of all gradients together.
+        micro_batch: rows per pass and device; None: all at once.
+        precision: of matrix products.
+        pyramid_cuts: share of steps that leave out the finest levels.
+        checkpoint_every: steps between checkpoints.
+        preview_every: steps between previews; 0: none.
+    """
+
+    steps: int
+    seed: int
+    lr: Callable[[int], float]
+    grad_clip: float
+    micro_batch: int | None
+    precision: Precision
+    pyramid_cuts: float
+    checkpoint_every: int
+    preview_every: int
+
+
+def train(
+    state: TrainState,
+    batches: BatchStream,
+    *,
+    loss: Loss,
+    plan: Plan,
+    parallel: Parallel,
+    store: CheckpointStore,
+    telemetry: Telemetry,
+    preview: Callable[[int], None],
+) -> Path:
+    """Train up to `plan.steps`, saving as planned and when asked to stop.
+
+    Args:
+        state: what is trained; changed in place.
+        batches: from `state.step` on.
+        loss: what is minimised.
+        plan: what is done when.
+        parallel: this process's place.
+        store: where checkpoints go.
+        telemetry: where figures go.
+        preview: called with the step while the network holds the averaged weights.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; what was done is saved.
+        HpdmError: ten steps in a row were not finite, or the last checkpoint cannot be written.
+    """
+    state.module.train()
+    skipped_in_a_row = 0
+    saved = store.folder / f"step-{state.step:08d}"
+    with StopRequest() as stop:
+        while state.step < plan.steps:
+            begun = time.perf_counter()
+            batch = batches.next()
+            report = train_step(state, batch, loss=loss, plan=plan, parallel=parallel, stop=stop)
+            state.seconds += time.perf_counter() - begun
+            skipped_in_a_row = 0 if report.finite else skipped_in_a_row + 1
+            telemetry.record(report, wait_seconds=batches.wait_seconds, seconds=state.seconds)
+            if not report.finite:
+                _tell_skipped(state, batch, report, telemetry, skipped_in_a_row)
+            due = state.step % plan.checkpoint_every == 0 or state.step == plan.steps
+            if due or report.stop:
+                must = report.stop or state.step == plan.steps
+                saved = _save(state, store, must=must) or saved
+            if report.stop and state.step < plan.steps:
+                raise Interrupted(f"stopped at step {state.step}, saved in {saved}")
+            if plan.preview_every and state.step % plan.preview_every == 0:
+                _preview(state, preview)
+    return saved
+
+
+def train_step(
+    state: TrainState,
+    batch: PatchBatch,
+    *,
+    loss: Loss,
+    plan: Plan,
+    parallel: Parallel,
+    stop: StopRequest,
+) -> StepReport:
+    """Do one update, or skip it where the loss or a gradient is not finite.
+
+    Args:
+        state: changed in place.
+        batch: this process's rows of the step's batch.
+        loss: what is minimised.
+        plan: learning rate, clipping, micro-batches.
+        parallel: this process's place.
+        stop: whether this process was asked to stop; the report says whether any was.
+    """
+    lr = plan.lr(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    levels = levels_of_step(
+        state.step, seed=plan.seed, levels=len(batch.patches), cuts=plan.pyramid_cuts
+    )
+    state.optimizer.zero_grad(set_to_none=True)
+    losses = _accumulate(state, keep_levels(batch, levels), loss, plan, parallel)
+    norm = clip_gradients(list(state.network.parameters()), plan.grad_clip)
+    # One transfer from the device and one exchange between processes for all figures.
+    figures = torch.cat([losses, norm.reshape(1), norm.new_full((1,), float(stop.requested))])
+    total, *per_level, norm, stopping = parallel.mean(figures).tolist()
+    finite = math.isfinite(total) and math.isfinite(norm)
+    if finite:
+        state.optimizer.step()
+        state.ema.update(state.step + 1)
+    else:
+        state.skipped += 1
+    state.step += 1
+    return StepReport(
+        step=state.step,
+        loss=total,
+        per_level=tuple(per_level),
+        grad_norm=norm,
+        lr=lr,
+        videos=len(batch.indices) * parallel.world_size,
+        finite=finite,
+        skipped=state.skipped,
+        stop=stopping > 0,
+    )
+
+
+def _accumulate(
+    state: TrainState, batch: PatchBatch, loss: Loss, plan: Plan, parallel: Parallel
+) -> Tensor:
+    """Add up the gradients of all micro-batches; return (1 + l,) total and per-level losses."""
+    device, rows = parallel.device, len(batch.indices)
+    figures = torch.zeros(1 + len(batch.patches), device=device)
+    parts = split_batch(batch, plan.micro_batch)
+    for number, part in enumerate(parts):
+        torch.manual_seed(derive_seed(plan.seed, "dropout", state.step, parallel.rank, number))
+        share = len(part.indices) / rows
+        with parallel.pass_of(state.module, last=number == len(parts) - 1):
+            with autocast(plan.precision, device=device):
+                losses = loss(state.module, part.to(device), seed=plan.seed, step=state.step)
+            (losses.total * share).backward()
+        figures += torch.cat([losses.total.detach().reshape(1), losses.per_level]) * share
+    return figures
+
+
+def _save(state: TrainState, store: CheckpointStore, *, must: bool) -> Path | None:
+    saved = store.save(state)
+    if saved is None and must:
+        raise CheckpointError(
+            f"the last checkpoint (step {state.step}) could not be written",
+            remedy="free space and run the same command again; it goes on from the one before",
+        )
+    return saved
+
+
+def _preview(state: TrainState, preview: Callable[[int], None]) -> None:
+    state.network.eval()
+    with state.ema.swapped_in(), torch.no_grad():
+        preview(state.step)
+    state.network.train()
+
+
+def _tell_skipped(
+    state: TrainState, batch: PatchBatch, report: StepReport, telemetry: Telemetry, in_a_row: int
+) -> None:
+    telemetry.say(
+        f"step {state.step}: loss {report.loss} and gradient norm {report.grad_norm}; skipped; "
+        f"videos: {', '.join(batch.keys)}"
+    )
+    if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise HpdmError(
+            f"{in_a_row} steps in a row gave a loss or gradient that is not finite",
+            got=f"loss {report.loss}, gradient norm {report.grad_norm} at step {state.step}",
+            remedy="train with a lower optim.lr, a longer optim.warmup_steps, or "
+            "train.precision=fp32, into another --out; the checkpoints so far are sound",
+        )

@@ -1,0 +1,189 @@
+"""One process or many, behind one face: the loop asks here and does not fork by case.
+
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; this file alone reads them. Several processes
+share the work by torch's DDP (each holds the whole model) or FSDP2 (each holds a share of it).
+"""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpdm_core.errors import DeviceError
+from hpdm_core.training.sharding import local_all, shard_group
+
+Mode = Literal["single", "ddp", "fsdp"]
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """This process's place among all that train together.
+
+    Args:
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        local_rank: number of this process on its machine.
+        device: where this process computes.
+        mode: single process, whole copies (DDP), or shares of the model (FSDP2).
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    mode: Mode
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the module to call in training; under FSDP2 the network itself, now sharded."""
+        if self.mode == "ddp":
+            # Adaptive computation and pyramid cuts leave some weights without a gradient.
+            return DistributedDataParallel(network, find_unused_parameters=True)
+        if self.mode == "fsdp":
+            return _shard(network, self.world_size, self.device.type)
+        return network
+
+    def pass_of(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Context of one forward and backward; gradients cross devices in the last of a step."""
+        if self.mode == "ddp" and not last:
+            return module.no_sync()
+        if self.mode == "fsdp":
+            module.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over all processes."""
+        if self.mode != "single":
+            dist.all_reduce(values)
+            values = values / self.world_size
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` holds on any process."""
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def from_main(self, number: int) -> int:
+        """Return the main process's number everywhere."""
+        value = torch.tensor(number, device=self.device)
+        if self.mode != "single":
+            dist.broadcast(value, 0)
+        return int(value)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.mode != "single":
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        if self.mode != "single" and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
+    """Join the processes that torchrun started, or stand alone.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        mode: how several processes share the model; without effect in a single one.
+
+    Raises:
+        DeviceError: CUDA was asked for and is absent, or has fewer devices than processes.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = resolve_device(device, local_rank=local_rank)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return Parallel(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        device=place,
+        mode=mode if world_size > 1 else "single",
+    )
+
+
+def is_main_process() -> bool:
+    """Whether this process may write, before it has joined the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def resolve_device(device: str, *, local_rank: int = 0) -> torch.device:
+    """Turn "auto", "cpu" or "cuda" into a device of this process.
+
+    Raises:
+        DeviceError: another name, no CUDA device, or fewer of them than processes.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError("unknown device", got=device, expected="auto, cpu or cuda")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and not found):
+        return torch.device("cpu")
+    if local_rank >= found:
+        raise DeviceError(
+            "not enough CUDA devices on this machine",
+            got=found,
+            expected=f"at least {local_rank + 1}",
+            remedy="use --device cpu, or start as many processes as there are devices",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def set_precision(precision: Precision, *, device: torch.device) -> None:
+    """Let CUDA matrix products use TF32, or keep them in full float32. CPUs stay as they are."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+
+
+def autocast(precision: Precision, *, device: torch.device) -> AbstractContextManager[None]:
+    """Context that computes in bfloat16 where asked; weights and gradients stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.no_grad()
+def clip_gradients(params: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients to a total norm of at most `max_norm`; return the norm before.
+
+    Returns:
+        () float32, the same on every process.
+    """
+    params = [param for param in params if param.grad is not None]
+    grads = local_all(param.grad for param in params)
+    square = torch.stack(torch._foreach_norm(grads)).square().sum()
+    group = shard_group(params[0])
+    if group is not None:
+        dist.all_reduce(square, group=group)
+    norm = square.sqrt()
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
+    """Share the weights out over all processes, block by block (FSDP2)."""
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        raise DeviceError(
+            "train.parallel=fsdp needs torch's fully_shard",
+            got=f"torch {torch.__version__}",
+            expected="torch 2.6 or newer",
+            remedy="upgrade torch, or set train.parallel=ddp",
+        ) from None
+    mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
+    for block in network.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(network, mesh=mesh)

@@ -1,0 +1,49 @@
+"""The shard of a tensor that this process holds. Whole tensors are their own shard.
+
+FSDP2 turns parameters into `DTensor`s. They are told apart by what they can do, so that a single
+process never pays for importing torch's distributed tensors.
+"""
+
+from collections.abc import Iterable
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of `tensor` that lies on this process, sharing its memory."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def local_all(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the local parts of many tensors, sharing their memory."""
+    return [local(tensor) for tensor in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the whole tensor, gathered from all processes where it is sharded (collective)."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
+    """Return the processes over which `tensor` is sharded; None where it is whole."""
+    return tensor.device_mesh.get_group() if hasattr(tensor, "device_mesh") else None
+
+
+def copy_whole(target: Tensor, source: Tensor) -> None:
+    """Copy the whole tensor `source` into `target`, taking this process's part of it."""
+    if hasattr(target, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        source = source.to(target.device)
+        source = distribute_tensor(
+            source, target.device_mesh, target.placements, src_data_rank=None
+        )
+    local(target).copy_(local(source))
+
+
+def reshard(network: nn.Module) -> None:
+    """Drop gathered copies of sharded weights, so that the next pass gathers them afresh."""
+    for module in network.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()

@@ -1,0 +1,228 @@
+"""What a run must keep to go on after any interruption, and how it is kept and taken back.
+
+Whole models are written by the main process alone. Sharded ones (FSDP2) are written by all, each
+its own shards; the averaged weights are gathered besides, so that every checkpoint holds a complete
+`ema.safetensors`. Either kind can be taken back on any number of processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hpdm_core.training import checkpoint
+from hpdm_core.training.ema import Ema
+from hpdm_core.training.parallel import Parallel
+from hpdm_core.training.sharding import copy_whole, whole
+
+SHARDED = "sharded"
+_FILES = {"model": checkpoint.MODEL, "ema": checkpoint.EMA, "optimizer": checkpoint.OPTIMIZER}
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """All that training changes. The step alone fixes data order, noise and dropout.
+
+    Args:
+        network: the network, sharded if it will be.
+        module: what is called in training: the network, or its DDP wrapper.
+        optimizer: over the network's parameters.
+        ema: averaged weights.
+        step: updates done or skipped.
+        skipped: steps skipped because the loss or a gradient was not finite.
+        seconds: time spent training, over all starts.
+    """
+
+    network: nn.Module
+    module: nn.Module
+    optimizer: Optimizer
+    ema: Ema
+    step: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        folder: the run's checkpoints folder.
+        keep: number of newest checkpoints to keep.
+        recipe: resolved recipe as YAML.
+        metadata: header of weights files: recipe, classes, hpdm_version.
+        parallel: this process's place.
+        say: told what a person should know.
+    """
+
+    folder: Path
+    keep: int
+    recipe: str
+    metadata: dict[str, str]
+    parallel: Parallel
+    say: Callable[[str], None]
+
+    def save(self, state: TrainState) -> Path | None:
+        """Write a checkpoint of the present step and prune old ones.
+
+        A failure (a full disk) is said, leaves no trace, and leaves older checkpoints alone.
+
+        Returns:
+            The checkpoint's folder; None where it could not be written.
+        """
+        for phase in (self._begin, self._write, self._finish):
+            failure = _failure(phase, state)
+            if self.parallel.any(failure is not None):
+                if self.parallel.is_main:
+                    checkpoint.clean_up(self.folder)
+                reason = failure or "another process failed"
+                self.say(f"step {state.step}: checkpoint could not be written: {reason}")
+                return None
+        return self.folder / checkpoint.checkpoint_name(state.step)
+
+    def resume(self, state: TrainState) -> Path | None:
+        """Take back the newest intact checkpoint; damaged ones are put aside, and it is said.
+
+        Returns:
+            The checkpoint's folder; None where the run has none yet.
+
+        Raises:
+            CheckpointError: all checkpoints are damaged, or they belong to another model.
+        """
+        step = self.parallel.from_main(self._choose() if self.parallel.is_main else -1)
+        if step < 0:
+            return None
+        path = self.folder / checkpoint.checkpoint_name(step)
+        self._read(path, state)
+        progress = checkpoint.read_progress(path)
+        state.step, state.skipped = step, progress["skipped"]
+        state.seconds = progress["seconds"]
+        return path
+
+    def _choose(self) -> int:
+        """Return the step to go on from, -1 for the start."""
+        checkpoint.clean_up(self.folder)
+        newest = checkpoint.newest_intact(self.folder, say=self.say)
+        if newest is None:
+            return -1
+        step = checkpoint.step_of(newest)
+        for path in checkpoint.list_checkpoints(self.folder):
+            if checkpoint.step_of(path) > step:
+                checkpoint.set_aside(path, "damaged", self.say)
+        return step
+
+    def _begin(self, state: TrainState) -> None:
+        if self.parallel.is_main:
+            checkpoint.clean_up(self.folder)
+            checkpoint.partial_folder(self.folder, state.step).mkdir(parents=True)
+
+    def _write(self, state: TrainState) -> None:
+        partial = checkpoint.partial_folder(self.folder, state.step)
+        tensors = _tensors(state)
+        header = {**self.metadata, "step": str(state.step)}
+        if self.parallel.mode == "fsdp":
+            averages = self._gathered(tensors["ema"])
+            _write_sharded(partial / SHARDED, tensors)
+            tensors = {"ema": averages}
+        if self.parallel.is_main:
+            for kind, file in _FILES.items():
+                if kind in tensors:
+                    metadata = {**header, "kind": kind}
+                    checkpoint.write_tensors(partial / file, tensors[kind], metadata)
+
+    def _finish(self, state: TrainState) -> None:
+        if self.parallel.is_main:
+            partial = checkpoint.partial_folder(self.folder, state.step)
+            progress = {"skipped": state.skipped, "seconds": round(state.seconds, 3)}
+            checkpoint.finish(partial, recipe=self.recipe, progress=progress, say=self.say)
+            checkpoint.prune(self.folder, keep=self.keep)
+
+    def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather whole tensors on the main process, one after the other (collective)."""
+        gathered = {}
+        for name, tensor in tensors.items():
+            complete = whole(tensor)
+            if self.parallel.is_main:
+                gathered[name] = complete.cpu()
+        return gathered
+
+    @staticmethod
+    def _read(path: Path, state: TrainState) -> None:
+        sharded = path / SHARDED
+        if sharded.is_dir():
+            from hpdm_core.training.sharded_checkpoint import read_sharded, sharded_shapes
+
+            targets = _targets(state, _of_kind(sharded_shapes(sharded), "optimizer"))
+            read_sharded(sharded, _flat(targets))
+        else:
+            shapes = checkpoint.tensor_shapes(path / checkpoint.OPTIMIZER)
+            targets = _targets(state, shapes)
+            for kind, file in _FILES.items():
+                checkpoint.read_into(path / file, targets[kind], copy_whole)
+        _restore_optimizer(state, targets["optimizer"])
+
+
+def _failure(phase: Callable[[TrainState], None], state: TrainState) -> str | None:
+    """Run one phase; return why it could not be done."""
+    try:
+        phase(state)
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def _write_sharded(folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
+    from hpdm_core.training.sharded_checkpoint import write_sharded  # imports much of torch
+
+    write_sharded(folder, _flat(tensors))
+
+
+def _tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
+    """Return all tensors of a checkpoint by kind and name; they share memory with the state."""
+    return {
+        "model": {name: param.detach() for name, param in state.network.named_parameters()},
+        "ema": state.ema.tensors(),
+        "optimizer": {
+            f"{slot}/{name}": value
+            for name, param in state.network.named_parameters()
+            for slot, value in state.optimizer.state.get(param, {}).items()
+        },
+    }
+
+
+def _targets(state: TrainState, slots: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Tensor]]:
+    """Return what a checkpoint is read into: the state's own weights, new optimiser tensors."""
+    params = dict(state.network.named_parameters())
+    targets = _tensors(state)
+    targets["optimizer"] = {
+        key: torch.zeros_like(params[key.split("/", 1)[1]]) if shape else torch.zeros(())
+        for key, shape in slots.items()
+        if key.split("/", 1)[1] in params
+    }
+    return targets
+
+
+def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    """Hand the optimiser its moments; its settings come from the recipe."""
+    names = {param: name for name, param in state.network.named_parameters()}
+    slots: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        slot, name = key.split("/", 1)
+        slots.setdefault(name, {})[slot] = tensor.detach()
+    order = [param for group in state.optimizer.param_groups for param in group["params"]]
+    moments = {i: slots[names[param]] for i, param in enumerate(order) if names[param] in slots}
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _flat(tensors: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": t for kind, named in tensors.items() for name, t in named.items()}
+
+
+def _of_kind(shapes: dict[str, tuple[int, ...]], kind: str) -> dict[str, tuple[int, ...]]:
+    prefix = f"{kind}/"
+    return {k.removeprefix(prefix): shape for k, shape in shapes.items() if k.startswith(prefix)}

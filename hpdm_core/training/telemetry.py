@@ -1,0 +1,266 @@
+"""What a person wants to see of a run: a progress line, metrics.jsonl, TensorBoard and W&B.
+
+Figures must never stop training: where a file cannot be written, that is said once and training
+goes on.
+
+Axis legend: `l` level.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from hpdm_core.errors import HpdmError
+from hpdm_core.progress import Progress
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step gave, the same on every process.
+
+    Args:
+        step: steps done, this one included.
+        loss: mean over the global batch.
+        per_level: the same by level; fewer than the pyramid's after a pyramid cut.
+        grad_norm: before clipping.
+        lr: learning rate used.
+        videos: in the global batch.
+        finite: whether the update was made.
+        skipped: updates skipped so far.
+        stop: whether any process was asked to stop.
+    """
+
+    step: int
+    loss: float
+    per_level: tuple[float, ...]
+    grad_norm: float
+    lr: float
+    videos: int
+    finite: bool
+    skipped: int
+    stop: bool
+
+
+class Sink(Protocol):
+    """Where scalars go besides metrics.jsonl."""
+
+    def write(self, step: int, scalars: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoardSink:
+    """TensorBoard events in the run's folder."""
+
+    def __init__(self, folder: Path, *, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run, resumed under the name of its folder."""
+
+    def __init__(self, folder: Path, *, start_step: int) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise HpdmError(
+                "train.wandb is on, but wandb is not installed",
+                remedy="pip install wandb, or set train.wandb=false",
+            ) from None
+        self._run = wandb.init(
+            project="hpdm", name=folder.name, id=folder.name, dir=str(folder), resume="allow"
+        )
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        self._run.log(scalars, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Means:
+    """Running means since the last line, by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, value: float) -> None:
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (total + value, count + 1)
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start afresh."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums.clear()
+        return means
+
+
+class Telemetry:
+    """Shows and records what each step gave.
+
+    Args:
+        folder: the run's folder; None on processes that only stay silent.
+        progress: the person's view; started and stopped by the caller.
+        log_every: steps between lines.
+        steps: steps in all.
+        sinks: where scalars go besides metrics.jsonl.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        progress: Progress,
+        *,
+        log_every: int,
+        steps: int,
+        sinks: tuple[Sink, ...] = (),
+    ) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._log_every = log_every
+        self._steps = steps
+        self._sinks = sinks
+        self._means = Means()
+        self._mark = (time.perf_counter(), 0.0)
+        self._videos = 0
+        self._since = 0
+        self._failed = False
+        self.last: dict[str, object] = {}
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
+
+    def record(self, report: StepReport, *, wait_seconds: float, seconds: float) -> None:
+        """Take in one step; write a line when one is due.
+
+        Args:
+            report: of the step.
+            wait_seconds: time spent waiting for data since the start of this process.
+            seconds: time spent training over all starts.
+        """
+        self._since += 1
+        self._videos += report.videos
+        if report.finite:
+            self._means.add("loss", report.loss)
+            self._means.add("grad_norm", report.grad_norm)
+            for level, value in enumerate(report.per_level):
+                self._means.add(f"loss_{level}", value)
+        if report.step % self._log_every and report.step != self._steps and not report.stop:
+            self._progress.advance(1)
+            return
+        line = self._line(report, wait_seconds, seconds)
+        self._progress.advance(1, **_fields(line))
+        self._write(line)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            self._guarded(sink.close)
+
+    def _line(self, report: StepReport, wait_seconds: float, seconds: float) -> dict[str, object]:
+        now = time.perf_counter()
+        elapsed = max(now - self._mark[0], 1e-9)
+        line = {
+            "step": report.step,
+            **self._means.take(),
+            "lr": report.lr,
+            "videos_per_second": self._videos / elapsed,
+            "wait_share": min(1.0, (wait_seconds - self._mark[1]) / elapsed),
+            "skipped": report.skipped,
+            "seconds": seconds,
+            "eta_seconds": (self._steps - report.step) * elapsed / self._since,
+        }
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            line["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        self._mark, self._videos, self._since = (now, wait_seconds), 0, 0
+        return {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in line.items()}
+
+    def _write(self, line: dict[str, object]) -> None:
+        self.last = line
+        if self._folder is not None:
+            self._guarded(lambda: self._append(json.dumps(line)))
+        for sink in self._sinks:
+            self._guarded(lambda sink=sink: sink.write(line["step"], _scalars(line)))
+
+    def _append(self, text: str) -> None:
+        with (self._folder / METRICS).open("a") as file:
+            file.write(text + "\n")
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if not self._failed:
+                self.say(f"figures cannot be written ({error}); training goes on")
+            self._failed = True
+
+
+def open_sinks(
+    folder: Path, *, start_step: int, tensorboard: bool, wandb: bool
+) -> tuple[Sink, ...]:
+    """Open what was asked for: TensorBoard where it is installed, W&B or an error.
+
+    Raises:
+        HpdmError: W&B was asked for and is not installed.
+    """
+    sinks: list[Sink] = []
+    if tensorboard and _installed("tensorboard"):
+        sinks.append(TensorBoardSink(folder, start_step=start_step))
+    if wandb:
+        sinks.append(WandbSink(folder, start_step=start_step))
+    return tuple(sinks)
+
+
+def trim_metrics(folder: Path, step: int) -> None:
+    """Drop lines after `step` (a killed run went on after its last checkpoint) and torn ones."""
+    path = folder / METRICS
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of_line(line) <= step]
+    partial = path.with_name(f".{METRICS}.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(partial, path)
+
+
+def _step_of_line(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def _scalars(line: dict[str, object]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name != "step"}
+
+
+def _fields(line: dict[str, object]) -> dict[str, str]:
+    levels = [f"{v:.3f}" for name, v in line.items() if name.startswith("loss_")]
+    return {
+        "loss": f"{line['loss']:.4f}" if "loss" in line else "not finite",
+        "levels": " ".join(levels),
+        "lr": f"{line['lr']:.2e}",
+        "videos/s": f"{line['videos_per_second']:.1f}",
+        "waiting": f"{line['wait_share']:.0%}",
+    }

@@ -1,0 +1,70 @@
+"""What is shown and recorded."""
+
+import json
+
+import pytest
+
+from hpdm_core.errors import HpdmError
+from hpdm_core.training import telemetry
+from hpdm_core.training.telemetry import METRICS, Telemetry, trim_metrics
+from tests.unit.training.standins import make_plan, run
+from tests.unit.training.test_loop import Said, broken_at
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def test_a_line_every_so_often_with_all_figures(tmp_path):
+    said = Said()
+    run(tmp_path, plan=make_plan(steps=7), progress=said)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 7]
+    last = lines(tmp_path)[-1]
+    assert {"loss", "loss_0", "loss_1", "grad_norm", "lr", "videos_per_second", "wait_share"} <= (
+        last.keys()
+    )
+    assert last["loss"] == pytest.approx((last["loss_0"] + last["loss_1"]) / 2, rel=1e-4)
+    assert last["eta_seconds"] == 0.0
+    assert 0 <= last["wait_share"] <= 1
+    assert said.done == 7
+    assert set(said.fields[-1]) == {"loss", "levels", "lr", "videos/s", "waiting"}
+
+
+def test_a_line_without_a_finite_step_is_still_json(tmp_path):
+    run(tmp_path, plan=make_plan(steps=4), loss=broken_at({0, 1}, float("nan")))
+    assert "loss" not in lines(tmp_path)[0]
+    assert lines(tmp_path)[-1]["skipped"] == 2
+
+
+def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
+    path = tmp_path / METRICS
+    path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
+    trim_metrics(tmp_path, 4)
+    assert lines(tmp_path) == [{"step": 2}, {"step": 4}]
+    trim_metrics(tmp_path / "absent", 4)
+
+
+def test_figures_that_cannot_be_written_do_not_stop_training(tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Telemetry, "_append", full)
+    said = Said()
+    assert run(tmp_path, progress=said).step == 12
+    assert len(said.lines) == 1
+    assert "training goes on" in said.lines[0]
+
+
+def test_tensorboard_events_are_written_where_asked(tmp_path):
+    pytest.importorskip("tensorboard")
+    sinks = telemetry.open_sinks(tmp_path, start_step=0, tensorboard=True, wandb=False)
+    sinks[0].write(3, {"loss": 0.5})
+    sinks[0].close()
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert telemetry.open_sinks(tmp_path, start_step=0, tensorboard=False, wandb=False) == ()
+
+
+def test_wandb_that_is_absent_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(HpdmError, match=r"pip install wandb, or set train\.wandb=false"):
+        telemetry.open_sinks(tmp_path, start_step=0, tensorboard=False, wandb=True)
