@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out
+from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples
 from hpdm_core.errors import HpdmError
 
 NAME = "ablate"
-EXAMPLES = "Example:\n\nhpdm ablate table4 --scale tiny --rows none,hw,fhw"
+EXAMPLES = examples(
+    "hpdm ablate table4 --scale tiny --rows none,hw,fhw",
+)
 
 
 class Scale(str, Enum):
@@ -44,7 +46,10 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Run the rows of one of the paper's tables beside the paper's figures (comes with 0.2)."""
+    """Run a table of the paper (comes with version 0.2).
+
+    Its rows are run one after the other and shown beside the paper's figures.
+    """
     with session(as_json=json):
         raise HpdmError(
             f"hpdm ablate {table} is not part of this version yet",

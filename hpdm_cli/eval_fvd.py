@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, words
+from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples, words
 
 NAME = "eval-fvd"
-EXAMPLES = (
-    "Examples:\n\nhpdm eval-fvd --checkpoint runs/hpdm_s --real data/ucf101 "
-    "--protocol fvd10k_16f --metrics fvd,is\n\n"
-    "hpdm eval-fvd --samples samples/mine --real data/shapes --detector bundled"
+EXAMPLES = examples(
+    "hpdm eval-fvd --checkpoint runs/hpdm_s --protocol fvd10k_16f --metrics fvd,is",
+    "hpdm eval-fvd --samples samples/mine --real data/shapes --detector bundled",
 )
 
 
@@ -87,9 +86,10 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Score generated videos against real ones, each figure with its protocol.
+    """Score generated videos against real ones.
 
-    Takes --checkpoint or --samples. Features are kept: a second protocol costs seconds.
+    Takes --checkpoint or --samples, and prints each figure with its protocol.
+    Features are kept: a second protocol costs seconds.
     """
     with session(as_json=json) as current:
         from hpdm_core.runs.eval_fvd import run_eval_fvd

@@ -14,14 +14,15 @@ from hpdm_cli.options import (
     Out,
     Overrides,
     RecipeRef,
+    examples,
     read_recipe,
 )
 from hpdm_cli.train import TrainSeed
 
 NAME = "finetune"
-EXAMPLES = (
-    "Examples:\n\nhpdm finetune recipes/hpdm_t2v.yaml --from runs/hpdm_t2v_base\n\n"
-    "hpdm finetune hpdm_t2v --from base.safetensors train.steps=5000 --dry-run"
+EXAMPLES = examples(
+    "hpdm finetune recipes/hpdm_t2v.yaml --from runs/hpdm_t2v_base",
+    "hpdm finetune hpdm_t2v --from base.safetensors train.steps=5000 --dry-run",
 )
 
 
@@ -43,8 +44,9 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train a recipe from a base model with fewer levels, another patch or other conditions.
+    """Train a recipe from the weights of a base model.
 
+    The base may have fewer levels, another patch or another kind of condition.
     Reports which weights were taken, which are new, and which of the base's are not used.
     The same command again goes on where it stopped.
     """

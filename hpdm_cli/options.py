@@ -1,5 +1,6 @@
 """Options that commands share, each with one spelling and one explanation."""
 
+import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,9 +65,26 @@ def read_recipe(ref: str, overrides: list[str] | None, *, seed: int | None = Non
     return load_recipe(ref, [*(overrides or ()), *seeded])
 
 
+def examples(*lines: str, title: str = "Examples") -> str:
+    """Return an epilog that is not wrapped: one command per line, ready to be copied."""
+    return "\b\n" + "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
+
+
 def words(text: str | None) -> list[str]:
     """Split `fvd,is` into its words."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def height_width(text: str | None, *, option: str) -> tuple[int, int] | None:
+    """Read `288x512`, or `128` for a square; None where nothing was given."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    if match is None:
+        raise HpdmError(
+            f"{option} takes height and width in pixels", got=text, expected="288x512 or 128"
+        )
+    return int(match[1]), int(match[2] or match[1])
 
 
 def whole_numbers(text: str | None, *, option: str) -> tuple[int, ...] | None:

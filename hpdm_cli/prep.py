@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import DryRun, Json
+from hpdm_cli.options import DryRun, Json, examples, height_width
 
 app = typer.Typer(
-    help="Make a data set ready: canonical videos and a manifest under DATA/NAME. "
-    "Run again, finished videos are skipped.",
+    help="Make data sets ready for training.\n\nWrites canonical videos and a manifest to "
+    "DATA/NAME; what cannot be used is listed with its reason in rejected.jsonl. Run again, "
+    "finished videos are skipped.",
     no_args_is_help=True,
 )
 
@@ -21,14 +22,27 @@ Root = Annotated[
 Name = Annotated[str, typer.Option("--name", help="Name of the data set: the folder below DATA.")]
 Workers = Annotated[
     int | None,
+    typer.Option("--workers", help="Parallel processes.", show_default="one per core"),
+]
+MinFrames = Annotated[
+    int, typer.Option("--min-frames", help="Videos with fewer frames are refused.")
+]
+Size = Annotated[
+    str | None,
     typer.Option(
-        "--workers", help="Parallel processes; left out: one per core.", show_default=False
+        "--size",
+        metavar="HxW",
+        help="Shrink larger videos to cover this size, 288x512 or 128: training then reads faster.",
+        show_default="the original size",
     ),
 ]
 
 
 @app.command(
-    epilog="Examples:\n\nhpdm prep shapes ./data\n\nhpdm prep shapes ./data --num 5000 --size 128"
+    epilog=examples(
+        "hpdm prep shapes ./data",
+        "hpdm prep shapes ./data --num 5000 --size 128",
+    )
 )
 def shapes(
     root: Root,
@@ -41,7 +55,10 @@ def shapes(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make the built-in data set: moving shapes, with classes and captions."""
+    """Make the built-in data set of moving shapes.
+
+    It has classes for shape and motion, and captions.
+    """
     with session(as_json=json) as current:
         from hpdm_core.runs.prep import run_prep_shapes
 
@@ -60,8 +77,11 @@ def shapes(
 
 
 @app.command(
-    epilog="Examples:\n\nhpdm prep ucf101 ./data\n\nhpdm prep ucf101 ./data --source ~/UCF-101"
-    "\n\nhpdm prep ucf101 ./data --source UCF101.rar"
+    epilog=examples(
+        "hpdm prep ucf101 ./data",
+        "hpdm prep ucf101 ./data --source ~/UCF-101",
+        "hpdm prep ucf101 ./data --source UCF101.rar",
+    )
 )
 def ucf101(
     root: Root,
@@ -74,11 +94,19 @@ def ucf101(
         ),
     ] = None,
     name: Name = "ucf101",
+    fold: Annotated[
+        int, typer.Option("--fold", help="Which of the three official splits, 1 to 3.")
+    ] = 1,
+    min_frames: MinFrames = 16,
+    size: Size = None,
     workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Download UCF-101, or take what you have of it, with its classes and official splits."""
+    """Download UCF-101, or take your copy.
+
+    Its classes and official splits go into the manifest.
+    """
     with session(as_json=json) as current:
         from hpdm_core.runs.prep import run_prep_ucf101
 
@@ -86,6 +114,9 @@ def ucf101(
             root,
             source=source,
             name=name,
+            fold=fold,
+            min_frames=min_frames,
+            size=height_width(size, option="--size"),
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,
@@ -93,7 +124,11 @@ def ucf101(
         current.show(result, title=f"Data set {name}")
 
 
-@app.command(epilog="Example:\n\nhpdm prep folder ./data --source ~/Videos --name mine")
+@app.command(
+    epilog=examples(
+        "hpdm prep folder ./data --source ~/Videos --name mine",
+    )
+)
 def folder(
     root: Root,
     source: Annotated[
@@ -102,30 +137,39 @@ def folder(
     ],
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the data set; left out: the source folder's."),
+        typer.Option("--name", help="Name of the data set.", show_default="the source folder's"),
     ] = None,
+    min_frames: MinFrames = 16,
+    size: Size = None,
     workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Take any folder of videos; its sub-folders are the classes."""
+    """Take any folder of videos.
+
+    Its sub-folders are the classes.
+    """
     with session(as_json=json) as current:
         from hpdm_core.runs.prep import run_prep_folder
 
         result = run_prep_folder(
             root,
             source=source,
-            name=name or source.resolve().name,
+            name=name,
+            min_frames=min_frames,
+            size=height_width(size, option="--size"),
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,
         )
-        current.show(result, title=f"Data set {name or source.resolve().name}")
+        current.show(result, title=f"Data set from {source}")
 
 
 @app.command(
-    epilog="Examples:\n\nhpdm prep captions ./data --source captions.jsonl --text-encoder t5-small"
-    "\n\nhpdm prep captions ./data --source captions.csv --text-encoder ./my-t5"
+    epilog=examples(
+        "hpdm prep captions ./data --source captions.jsonl --text-encoder t5-small",
+        "hpdm prep captions ./data --source captions.csv --text-encoder ./my-t5",
+    )
 )
 def captions(
     root: Root,
@@ -147,11 +191,16 @@ def captions(
         ),
     ] = None,
     name: Name = "captions",
+    min_frames: MinFrames = 16,
+    size: Size = None,
     workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Take videos and images with captions; text embeddings are computed once and stored."""
+    """Take videos and images with captions.
+
+    Text embeddings are computed once and stored.
+    """
     with session(as_json=json) as current:
         from hpdm_core.runs.prep import run_prep_captions
 
@@ -160,6 +209,8 @@ def captions(
             source=source,
             name=name,
             text_encoder=text_encoder,
+            min_frames=min_frames,
+            size=height_width(size, option="--size"),
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,

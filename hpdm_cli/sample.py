@@ -14,6 +14,7 @@ from hpdm_cli.options import (
     Json,
     Out,
     Overrides,
+    examples,
     read_recipe,
     whole_numbers,
     words,
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
     from hpdm_core.recipe.schema import Recipe
 
 NAME = "sample"
-EXAMPLES = (
-    "Examples:\n\nhpdm sample --overlap fhw --num 9\n\n"
-    "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif\n\n"
-    'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4\n\n'
-    "hpdm sample --recipe hpdm_s --overlap fhw --dry-run"
+EXAMPLES = examples(
+    "hpdm sample --overlap fhw --num 9",
+    "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
+    'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
+    "hpdm sample --recipe hpdm_s --overlap fhw --dry-run",
 )
-_PLAN, _WORK = "What to generate", "How the work is done"
 
 
 class Cache(str, Enum):
@@ -76,7 +76,6 @@ def command(
             "--num",
             help="Number of videos.",
             show_default="one for each class or prompt that is asked for, else 8",
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     classes: Annotated[
@@ -86,7 +85,6 @@ def command(
             metavar="NAME or INDEX",
             help="Class to generate; may stand several times. Left out: all in turn.",
             show_default=False,
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     prompts: Annotated[
@@ -96,7 +94,6 @@ def command(
             metavar="TEXT",
             help="What to show; may stand several times.",
             show_default=False,
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     prompt_file: Annotated[
@@ -105,14 +102,11 @@ def command(
             "--prompt-file",
             help="Text file with a prompt per line.",
             show_default=False,
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed", help="Seed of the first video; the next has N + 1.", rich_help_panel=_PLAN
-        ),
+        typer.Option("--seed", help="Seed of the first video; the next has N + 1."),
     ] = 0,
     overlap: Annotated[
         str | None,
@@ -121,7 +115,6 @@ def command(
             metavar="AXES",
             help="Axes on which tiles overlap by half: none, f, h, w, fh, fw, hw or fhw.",
             show_default="the recipe's",
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     steps: Annotated[
@@ -131,7 +124,6 @@ def command(
             metavar="N,N,...",
             help="Solver steps of each level, coarsest first: 128,64,32.",
             show_default="the recipe's",
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     guidance: Annotated[
@@ -140,7 +132,6 @@ def command(
             "--guidance",
             help="Classifier-free guidance; 1 is off.",
             show_default="the recipe's",
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     text_encoder: Annotated[
@@ -150,7 +141,6 @@ def command(
             metavar="NAME or PATH",
             help="Text encoder for prompts.",
             show_default="the one of the training data",
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     compare_overlaps: Annotated[
@@ -160,7 +150,6 @@ def command(
             metavar="AXES,AXES,...",
             help="Put these overlaps of the same seeds side by side: none,hw,fhw.",
             show_default=False,
-            rich_help_panel=_PLAN,
         ),
     ] = None,
     out: Out = None,
@@ -175,7 +164,6 @@ def command(
         typer.Option(
             "--cache",
             help="Where to keep what does not change over the steps.",
-            rich_help_panel=_WORK,
         ),
     ] = Cache.auto,
     cache_gb: Annotated[
@@ -184,7 +172,6 @@ def command(
             "--cache-gb",
             help="Largest size of that cache in GB.",
             show_default="by free memory",
-            rich_help_panel=_WORK,
         ),
     ] = None,
     batch: Annotated[
@@ -193,7 +180,6 @@ def command(
             "--batch",
             help="Videos at a time.",
             show_default="by free memory",
-            rich_help_panel=_WORK,
         ),
     ] = None,
     tile_batch: Annotated[
@@ -202,7 +188,6 @@ def command(
             "--tile-batch",
             help="Tiles per pass.",
             show_default="by free memory",
-            rich_help_panel=_WORK,
         ),
     ] = None,
     shard: Annotated[
@@ -210,15 +195,15 @@ def command(
         typer.Option(
             "--shard",
             help="Under torchrun: spread the videos, or the tiles of each video.",
-            rich_help_panel=_WORK,
         ),
     ] = Shard.videos,
     device: DeviceOption = Device.auto,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Generate videos: a file each, a contact sheet, and samples.jsonl with every setting.
+    """Generate videos from a checkpoint.
 
+    Writes a file per video, a contact sheet, and samples.jsonl with every setting.
     The same command again goes on with the videos that are missing.
     """
     with session(as_json=json) as current:

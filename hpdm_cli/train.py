@@ -13,16 +13,16 @@ from hpdm_cli.options import (
     Out,
     Overrides,
     RecipeRef,
+    examples,
     read_recipe,
 )
 
 NAME = "train"
-EXAMPLES = (
-    "Examples:\n\nhpdm train quickstart\n\n"
-    "hpdm train recipes/hpdm_m.yaml optim.lr=1e-3 data.root=/big\n\n"
-    "hpdm train hpdm_l --dry-run\n\n"
-    "torchrun --nproc-per-node 8 -m hpdm_cli train hpdm_s\n\n"
-    "Every field of a recipe is explained in docs/recipes.md."
+EXAMPLES = examples(
+    "hpdm train quickstart",
+    "hpdm train recipes/hpdm_m.yaml optim.lr=1e-3 data.root=/big",
+    "hpdm train hpdm_l --dry-run",
+    "torchrun --nproc-per-node 8 -m hpdm_cli train hpdm_s",
 )
 
 TrainSeed = Annotated[

@@ -16,7 +16,7 @@ Plain = None | bool | int | float | str | list | dict
 
 _NULL, _BOOL = "tag:yaml.org,2002:null", "tag:yaml.org,2002:bool"
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_STR = "tag:yaml.org,2002:str"
+_COMMON = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
 _SCALARS = {
     _NULL: (re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     _BOOL: (re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
@@ -143,6 +143,7 @@ for _tag, (_pattern, _first) in _SCALARS.items():
 
 
 def _marked(node: yaml.Node, source: str, problems: list[str]) -> Marked:
+    _refuse_tag(node, source)
     where = _where(source, node.start_mark)
     if isinstance(node, yaml.MappingNode):
         children: dict[str, Marked] = {}
@@ -172,15 +173,19 @@ def _pairs(node: yaml.MappingNode, source: str) -> Iterator[tuple[yaml.ScalarNod
 
 
 def _value(node: yaml.Node, source: str) -> Plain:
+    _refuse_tag(node, source)
     if isinstance(node, yaml.MappingNode):
         return {key.value: _value(child, source) for key, child in _pairs(node, source)}
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, source) for item in node.value]
-    if node.tag not in (*_SCALARS, _STR):
+    return _scalar(node.value, node.tag)
+
+
+def _refuse_tag(node: yaml.Node, source: str) -> None:
+    if node.tag not in (*_SCALARS, *_COMMON):
         raise RecipeError(
             f"{_where(source, node.start_mark)}: tag '{node.tag}' is not used in recipes; remove it"
         )
-    return _scalar(node.value, node.tag)
 
 
 def _scalar(text: str, tag: str) -> Plain:
