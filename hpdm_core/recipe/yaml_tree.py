@@ -136,6 +136,9 @@ class _Loader(
 class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.2 or 1.1 would take for something else, so that every tool agrees."""
 
+    def ignore_aliases(self, data: object) -> bool:
+        return True  # equal lists are written out, as `parse` takes no aliases
+
 
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Resolver.add_implicit_resolver(_tag, _pattern, _first)

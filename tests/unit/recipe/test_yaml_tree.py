@@ -54,9 +54,19 @@ def test_keys_that_stand_twice_are_found_at_every_depth():
 
 @pytest.mark.parametrize(
     "text",
-    ["a: &x 1\nb: *x", "!!python/dict {a: 1}", "a: !!set {b}", "a: !!python/object/apply:os.getcwd []", "a: !!python/name:os.system x",
-     "a: !thing 2", "? [1, 2]\n: 3", "a: 1\n---\nb: 2", "a: [1", "\x00"],
-)  # fmt: skip
+    [
+        "a: &x 1\nb: *x",
+        "!!python/dict {a: 1}",
+        "a: !!set {b}",
+        "a: !!python/object/apply:os.getcwd []",
+        "a: !!python/name:os.system x",
+        "a: !thing 2",
+        "? [1, 2]\n: 3",
+        "a: 1\n---\nb: 2",
+        "a: [1",
+        "\x00",
+    ],
+)
 def test_what_recipes_do_not_use_is_refused(text):
     with pytest.raises(RecipeError, match=r"x\.yaml"):
         parse(text, "x.yaml")
@@ -64,15 +74,47 @@ def test_what_recipes_do_not_use_is_refused(text):
 
 @pytest.mark.parametrize(
     "value",
-    [1e-7, 1e22, 0.1, -3, 0, True, None, "no", "1e-5", "12:30", "0x1F", "null", "~", "", "5",
-     "a: b", "# x", "[1]", "line\nline", " padded ", "é", "*x", "&x", "!x", [1, [2.5, "3"]], {"deep": [1]}],
-)  # fmt: skip
+    [
+        1e-7,
+        1e22,
+        0.1,
+        -3,
+        0,
+        True,
+        None,
+        "no",
+        "1e-5",
+        "12:30",
+        "0x1F",
+        "null",
+        "~",
+        "",
+        "5",
+        "a: b",
+        "# x",
+        "[1]",
+        "line\nline",
+        " padded ",
+        "é",
+        "*x",
+        "&x",
+        "!x",
+        [1, [2.5, "3"]],
+        {"deep": [1]},
+    ],
+)
 def test_written_values_are_read_back_here_and_by_yaml_1_1(value):
     text = dump({"key": value})
     back = parse(text, "x.yaml")[0].plain()["key"]
     assert back == _tuples(value)
     assert type(back) is type(_tuples(value))
     assert yaml.safe_load(text) == {"key": value}
+
+
+def test_a_list_that_stands_twice_is_written_twice():
+    sizes = [4, 16, 16]
+    text = dump({"patch": sizes, "levels": [sizes, sizes]})
+    assert parse(text, "x.yaml")[0].plain()["levels"] == ((4, 16, 16), (4, 16, 16))
 
 
 def test_bare_words_of_overrides():
