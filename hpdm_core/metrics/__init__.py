@@ -1,1 +1,1 @@
-"""Scores of generated videos: Frechet distances, Inception Scores, and the detectors behind them."""
+"""Scores of generated videos: Frechet distance, Inception Score, and the detectors behind them."""

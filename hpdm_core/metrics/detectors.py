@@ -61,7 +61,7 @@ class Detector:
                 f"{self.name} returned one row per video and place",
                 got=tuple(outputs.shape),
                 expected="(b, d)",
-                remedy="this file does not resize its input: it is not the detector it is taken for",
+                remedy="the file does not resize its input, so it is another detector",
             )
         return outputs
 

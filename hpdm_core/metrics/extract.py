@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hpdm_core.metrics.detectors import Detector
-from hpdm_core.metrics.store import Chunk, FeatureStore
+from hpdm_core.metrics.store import CHUNK, Chunk, FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,15 @@ def extract(
         targets: detectors, each with the store of its outputs.
         count: number of places to fill.
         batch: clips per pass of a detector.
-        rank, world_size: this process takes every world_size-th missing chunk.
+        rank, world_size: this process takes every world_size-th chunk of all, so that processes
+            that start at different times still share them without a gap.
         on_clips: told how many more clips are done.
     """
     lacking = [(detector, store, set(store.missing(count))) for detector, store in targets]
     todo = sorted(set().union(*(ranges for _, _, ranges in lacking)))
-    for start, stop in todo[rank::world_size]:
+    for start, stop in todo:
+        if start // CHUNK % world_size != rank:
+            continue
         clips = list(source.clips(start, stop))
         kept = [place for place, clip in enumerate(clips) if not isinstance(clip, Skipped)]
         skipped = tuple(

@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, each taken as a Gaussian (FVD where I3D made them).
+"""Frechet distance between two sets of features, each taken as a Gaussian (FVD: I3D features).
 
     d^2 = |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2)
 
@@ -96,7 +96,11 @@ def merge_over_ranks(stats: FeatureStats) -> FeatureStats:
     """
     width = len(stats.mean)
     packed = torch.cat(
-        [torch.tensor([float(stats.count)]).double(), stats.mean, rearrange(stats.scatter, "d e -> (d e)")]
+        [
+            torch.tensor([float(stats.count)]).double(),
+            stats.mean,
+            rearrange(stats.scatter, "d e -> (d e)"),
+        ]
     )
     gathered = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, packed)

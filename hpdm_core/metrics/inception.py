@@ -44,7 +44,9 @@ def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> Inception
             expected=f"(n, k) with n >= {num_splits}",
         )
     sums = probabilities.sum(dim=1)
-    if bool((probabilities < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+    if bool((probabilities < 0).any()) or not torch.allclose(
+        sums, torch.ones_like(sums), atol=1e-3
+    ):
         raise MetricError(
             "the classifier's outputs are not probabilities",
             got=f"row sums from {sums.min():.4g} to {sums.max():.4g}",

@@ -43,15 +43,15 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        num = self.num_fakes
-        if num is None:
-            fakes = "full"
-        else:
-            fakes = f"{num // 1000}k" if num % 1000 == 0 else str(num)
+        fakes = "full" if self.num_fakes is None else _short(self.num_fakes)
         if self.level is not None:
             return f"fvd{fakes}_level{self.level}"
         stride = f"_stride{self.stride}" if self.stride > 1 else ""
         return f"fvd{fakes}_{self.frames}f{stride}"
+
+
+def _short(num: int) -> str:
+    return str(num) if num % 1000 else f"{num // 1000}k"
 
 
 def parse_protocol(name: str) -> Protocol:

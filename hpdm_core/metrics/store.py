@@ -77,7 +77,9 @@ class FeatureStore:
         chunks = [self._read(start) for start in range(0, count, CHUNK)]
         places = torch.cat([chunk.places for chunk in chunks])
         # Rows of an empty chunk have no width.
-        outputs = torch.cat([chunk.outputs for chunk in chunks if len(chunk.places)] or [_nothing()])
+        outputs = torch.cat(
+            [chunk.outputs for chunk in chunks if len(chunk.places)] or [_nothing()]
+        )
         kept = places < count
         skipped = tuple(item for chunk in chunks for item in chunk.skipped if item[0] < count)
         return Chunk(

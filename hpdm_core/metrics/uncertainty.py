@@ -1,4 +1,4 @@
-"""How far a Frechet distance can be trusted: its spread, its bias, and its course over fakes (Fig. 8).
+"""How far a Frechet distance can be trusted: its spread, its bias, its course over fakes (Fig. 8).
 
 Axis legend: `n` samples, `d` feature width.
 """
@@ -47,7 +47,8 @@ def small_sample_bias(fakes: Tensor, real: FeatureStats) -> float:
     """
     half = len(fakes) // 2
     halves = [
-        frechet_distance(FeatureStats.of(part), real) for part in (fakes[:half], fakes[half : 2 * half])
+        frechet_distance(FeatureStats.of(part), real)
+        for part in (fakes[:half], fakes[half : 2 * half])
     ]
     whole = frechet_distance(FeatureStats.of(fakes[: 2 * half]), real)
     return sum(halves) / 2 - whole
@@ -56,7 +57,7 @@ def small_sample_bias(fakes: Tensor, real: FeatureStats) -> float:
 def distance_by_count(
     fakes: Tensor, real: FeatureStats, counts: Sequence[int]
 ) -> list[tuple[int, float]]:
-    """Return (count, distance) of the first `count` fakes, for each count that is there (Fig. 8)."""
+    """Return (count, distance) of the first `count` fakes, for all counts there are (Fig. 8)."""
     return [
         (count, frechet_distance(FeatureStats.of(fakes[:count]), real))
         for count in counts

@@ -140,9 +140,7 @@ def obtain(file: WeightFile, folder: Path, *, fetch: Fetch | None = None) -> Pat
             return path
         except (MetricError, OSError) as error:
             problem = error
-    raise MetricError(
-        f"{path} is needed ({file.about})", got=problem, remedy=_by_hand(file, path)
-    )
+    raise MetricError(f"{path} is needed ({file.about})", got=problem, remedy=_by_hand(file, path))
 
 
 def _by_hand(file: WeightFile, path: Path) -> str:

@@ -79,7 +79,10 @@ def train(*, steps: int, batch_size: int = 32, lr: float = 2e-3) -> BundledNetwo
         optimizer.step()
         schedule.step()
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {loss.item():.4f} {time.monotonic() - start:.0f} s",
+                flush=True,
+            )
     return network.eval()
 
 

@@ -6,9 +6,9 @@ import torch
 
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.c3d import (
+    C3D,
     CONVS,
     LINEARS,
-    C3D,
     _pool,
     load_c3d_port,
     load_c3d_torchscript,
@@ -55,7 +55,7 @@ def test_port_reads_the_public_arrays_and_returns_probabilities(folder):
     rows = detector(videos, batch=1)
     assert rows.shape == (1, 101)
     assert float(rows.sum()) == pytest.approx(1, abs=1e-5)
-    with pytest.raises(MetricError, match="c3d-port cannot read clips of 64 frames.*at most 16"):
+    with pytest.raises(MetricError, match=r"c3d-port cannot read clips of 64 frames.*at most 16"):
         detector.check_frames(64)
 
 

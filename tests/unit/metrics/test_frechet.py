@@ -31,9 +31,7 @@ def distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def by_qr(x: torch.Tensor, y: torch.Tensor) -> float:
     """The same distance from the features themselves, never forming a covariance."""
-    roots = [
-        torch.linalg.qr((z - z.mean(dim=0)) / len(z) ** 0.5, mode="r").R for z in (x, y)
-    ]
+    roots = [torch.linalg.qr((z - z.mean(dim=0)) / len(z) ** 0.5, mode="r").R for z in (x, y)]
     overlap = torch.linalg.svdvals(einsum(roots[0], roots[1], "n d, m d -> n m")).sum()
     spread = sum(root.square().sum() for root in roots)
     return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + spread - 2 * overlap)
@@ -150,7 +148,7 @@ def test_float32_features_are_summed_in_float64():
 
 def test_refusals():
     x = gaussian(1, 10, 4)
-    with pytest.raises(MetricError, match="first set has too few videos.*got 1"):
+    with pytest.raises(MetricError, match=r"first set has too few videos.*got 1"):
         distance(x[:1], x)
     with pytest.raises(MetricError, match="second set has too few"):
         frechet_distance(FeatureStats.of(x), FeatureStats.empty(4))
@@ -163,5 +161,7 @@ def test_refusals():
     broken = x.clone()
     broken[3, 1] = torch.inf
     broken[7, 0] = torch.nan
-    with pytest.raises(MetricError, match="2 of 10 videos have features that are not finite.*row 3"):
+    with pytest.raises(
+        MetricError, match=r"2 of 10 videos have features that are not finite.*row 3"
+    ):
         FeatureStats.of(broken)

@@ -115,7 +115,7 @@ def test_port_is_loaded_by_name_and_prepares_its_input(network, tmp_path):
     frames = F.interpolate(frames, size=(224, 224), mode="bilinear", align_corners=False)
     expected = network((frames / 255 * 2 - 1).movedim(0, 1)[None])
     torch.testing.assert_close(detector(videos, batch=4), expected, rtol=1e-3, atol=1e-4)
-    with pytest.raises(MetricError, match="i3d-port cannot read clips of 8 frames.*at least 9"):
+    with pytest.raises(MetricError, match=r"i3d-port cannot read clips of 8 frames.*at least 9"):
         detector(videos[:, :8], batch=4)
     with pytest.raises(MetricError, match=r"expected uint8 \(b, t, h, w, 3\)"):
         detector(videos.float(), batch=4)
@@ -126,21 +126,27 @@ def test_foreign_state_dicts_are_refused(network, tmp_path):
     state = file_state(network)
     state["logits.conv3d.bias"] = torch.zeros(600)
     torch.save(state, path)
-    with pytest.raises(MetricError, match="not VideoGPT's I3D.*logits.conv3d.bias"):
+    with pytest.raises(MetricError, match=r"not VideoGPT's I3D.*logits.conv3d.bias"):
         load_i3d_port(path, sha256="abc", device="cpu")
 
 
 class Scripted(torch.nn.Module):
     """Stands for the TorchScript file: the same call, something simple inside."""
 
-    def forward(self, x, rescale: bool = False, resize: bool = False, return_features: bool = False):
-        assert rescale and resize and return_features
+    def forward(
+        self, x, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ):
+        assert rescale
+        assert resize
+        assert return_features
         assert x.dtype == torch.uint8
         return x.float().mean(dim=[3, 4]).flatten(1) / 255 * 2 - 1
 
 
 class Unpooled(torch.nn.Module):
-    def forward(self, x, rescale: bool = False, resize: bool = False, return_features: bool = False):
+    def forward(
+        self, x, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ):
         return x.float().mean(dim=2)
 
 

@@ -48,7 +48,7 @@ def test_smaller_splits_score_lower():
 def test_refusals():
     with pytest.raises(MetricError, match="too few videos"):
         inception_score(torch.eye(5), num_splits=10)
-    with pytest.raises(MetricError, match="not probabilities.*softmax"):
+    with pytest.raises(MetricError, match=r"not probabilities.*softmax"):
         inception_score(torch.randn(50, 5), num_splits=5)
     with pytest.raises(MetricError, match="not probabilities"):
         inception_score(torch.full((50, 5), torch.nan), num_splits=5)

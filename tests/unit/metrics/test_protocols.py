@@ -27,7 +27,7 @@ def test_names(name, expected):
     "name", ["fvd", "fvd10k", "fvd10k_16", "fid10k_16f", "fvd1.5k_16f", "fvd512_level1_16f", ""]
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(MetricError, match="unknown protocol.*fvd10k_16f"):
+    with pytest.raises(MetricError, match=r"unknown protocol.*fvd10k_16f"):
         parse_protocol(name)
 
 

@@ -51,7 +51,7 @@ def test_code_without_a_published_checksum_needs_the_users_word(path):
     note.write_text(f"{SHA256}  net.pt\n")
     assert verify(path, code) == SHA256
     note.write_text("0" * 64)
-    with pytest.raises(MetricError, match="is not c3d.pt"):
+    with pytest.raises(MetricError, match=r"is not c3d.pt"):
         verify(path, code)
 
 
