@@ -108,6 +108,7 @@ def ucf101(
     Its classes and official splits go into the manifest.
     """
     with session(as_json=json) as current:
+        shrunk = height_width(size, option="--size")
         from hpdm_core.runs.prep import run_prep_ucf101
 
         result = run_prep_ucf101(
@@ -116,7 +117,7 @@ def ucf101(
             name=name,
             fold=fold,
             min_frames=min_frames,
-            size=height_width(size, option="--size"),
+            size=shrunk,
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,
@@ -150,6 +151,7 @@ def folder(
     Its sub-folders are the classes.
     """
     with session(as_json=json) as current:
+        shrunk = height_width(size, option="--size")
         from hpdm_core.runs.prep import run_prep_folder
 
         result = run_prep_folder(
@@ -157,7 +159,7 @@ def folder(
             source=source,
             name=name,
             min_frames=min_frames,
-            size=height_width(size, option="--size"),
+            size=shrunk,
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,
@@ -202,6 +204,7 @@ def captions(
     Text embeddings are computed once and stored.
     """
     with session(as_json=json) as current:
+        shrunk = height_width(size, option="--size")
         from hpdm_core.runs.prep import run_prep_captions
 
         result = run_prep_captions(
@@ -210,7 +213,7 @@ def captions(
             name=name,
             text_encoder=text_encoder,
             min_frames=min_frames,
-            size=height_width(size, option="--size"),
+            size=shrunk,
             workers=workers,
             dry_run=dry_run,
             progress=current.progress,

@@ -208,6 +208,7 @@ def command(
     """
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)
+        solver_steps = whole_numbers(steps, option="--steps")
         from hpdm_core.runs.sample import run_sample
 
         result = run_sample(
@@ -220,7 +221,7 @@ def command(
             prompt_file=prompt_file,
             text_encoder=text_encoder,
             guidance=guidance,
-            steps=whole_numbers(steps, option="--steps"),
+            steps=solver_steps,
             seed=seed,
             out=out,
             formats=tuple(words(formats)),

@@ -1,0 +1,105 @@
+"""Exit codes and streams: 0 done, 2 a mistake, 1 a bug, 130 interrupted; stdout is the result's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# A command whose body is the test's; children and libraries print to stdout in between.
+PROGRAM = """
+import os, signal, subprocess, sys, time
+import typer
+from hpdm_cli.console import session
+from hpdm_core.errors import DataError
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command()
+def command(json: bool = False) -> None:
+    with session(as_json=json) as current:
+        print("noise of a library")
+        subprocess.run(["echo", "noise of a child"])
+        {body}
+app()
+"""
+SHOW = 'current.show({"videos": 3, "rows": [{"a": 1}, {"a": 2}]}, title="Made")'
+MISTAKE = 'raise DataError("no [videos] in x", got=0, expected="some", remedy="add some")'
+
+
+def _run(body: str, *args: str, rank: int = 0) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body), *args],
+        cwd=ROOT,
+        env=os.environ | {"RANK": str(rank), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_result_as_json_is_all_of_stdout():
+    done = _run(SHOW, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"videos": 3, "rows": [{"a": 1}, {"a": 2}]}
+    assert "noise of a library" in done.stderr
+    assert "noise of a child" in done.stderr
+
+
+def test_result_as_tables():
+    done = _run(SHOW)
+    assert done.returncode == 0
+    for word in ("Made", "videos", "rows"):
+        assert word in done.stdout
+
+
+def test_a_mistake_is_one_message_and_2():
+    done = _run(MISTAKE)
+    assert done.returncode == 2
+    assert done.stderr == "Error: no [videos] in x; got 0; expected some; add some\n"
+
+
+def test_a_mistake_with_json_is_an_object_too():
+    done = _run(MISTAKE, "--json")
+    assert done.returncode == 2
+    found = json.loads(done.stdout)
+    assert found["kind"] == "DataError"
+    assert found["exit_code"] == 2
+    assert found["error"].startswith("no [videos] in x")
+    assert "Error: no [videos] in x" in done.stderr
+
+
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_a_bug_is_a_traceback_and_1(args):
+    done = _run('raise KeyError("oops")', *args)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'oops'" in done.stderr
+    if args:
+        assert json.loads(done.stdout)["kind"] == "KeyError"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_130_and_says_how_to_go_on(name):
+    done = _run(f"os.kill(os.getpid(), signal.{name}); time.sleep(30)")
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; run the same command again to go on\n"
+
+
+def test_interruption_may_say_what_was_saved():
+    done = _run('raise KeyboardInterrupt("saved step 40 in runs/x")', "--json")
+    assert done.returncode == 130
+    assert json.loads(done.stdout)["error"] == "saved step 40 in runs/x"
+
+
+def test_only_the_first_process_shows_results():
+    assert _run(SHOW, "--json", rank=1).stdout == ""
+    assert "process 1: Error: no [videos]" in _run(MISTAKE, rank=1).stderr
+
+
+def test_progress_is_silent_in_other_processes():
+    body = 'current.progress.say("here")'
+    assert "here" in _run(body).stderr
+    assert "here" not in _run(body, rank=1).stderr
