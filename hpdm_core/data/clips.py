@@ -1,0 +1,152 @@
+"""Read the pixels that a sample's patches need: from memory, or from the canonical MP4.
+
+Axis legend: `l` level, `n` decoded frames, `c` colours, `t h w` frames, rows, columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.data.order import Draw
+from hpdm_core.data.resample import Crop, Region, centre_crop, resampled_patch
+from hpdm_core.data.video_io import UnusableVideo, VideoReader
+from hpdm_core.geometry.pyramid import Pyramid
+
+TemporalDownsampling = Literal["stride", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPixels:
+    """Decoded frames of one sample's clip.
+
+    Args:
+        pixels: (c, n, h, w) uint8 at the clip's resolution if `crop` is None, else whole source
+            frames (n, y, x, c) uint8.
+        rows: (t,) int64 place in `pixels` of every frame of the clip, -1 where not decoded.
+        crop: the part of source frames that is the clip.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    crop: Crop | None
+
+
+class ClipReader:
+    """Reads clips; keeps small videos in memory.
+
+    Which videos are kept depends on the list of videos and the budget alone, never on the order
+    of reading, so that every process yields the same pixels.
+
+    Args:
+        folder: the data set's folder.
+        entries: its videos.
+        pyramid: the levels' resolutions.
+        temporal_downsampling: which frames a coarser level needs.
+        memory_cache_bytes: budget for videos kept in memory, resized to the clip's resolution.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entries: Sequence[VideoEntry],
+        *,
+        pyramid: Pyramid,
+        temporal_downsampling: TemporalDownsampling,
+        memory_cache_bytes: int,
+    ) -> None:
+        self._folder = folder
+        self._entries = entries
+        self._pyramid = pyramid
+        self._temporal = temporal_downsampling
+        self._num_kept = _num_that_fit(entries, pyramid, memory_cache_bytes)
+        self._kept: dict[int, np.ndarray] = {}
+
+    def read(self, index: int, draw: Draw) -> ClipPixels:
+        """Return the pixels of entry `index` that `draw` needs.
+
+        Raises:
+            UnusableVideo: the file has gone bad since it was prepared.
+        """
+        if index < self._num_kept:
+            return ClipPixels(pixels=self._kept_video(index), rows=draw.frames, crop=None)
+        levels = range(self._pyramid.num_levels)
+        wanted = np.concatenate([self.level_frames(level, draw).ravel() for level in levels])
+        needed = np.unique(draw.frames[wanted])
+        pixels = self._decode(index, needed)
+        rows = np.searchsorted(needed, draw.frames)
+        rows[~np.isin(draw.frames, needed)] = -1
+        crop = centre_crop(pixels.shape[1:3], self._pyramid.resolution[1:])
+        if crop.exact:
+            return ClipPixels(pixels=_cut(pixels, crop), rows=rows, crop=None)
+        return ClipPixels(pixels=pixels, rows=rows, crop=crop)
+
+    def level_frames(self, level: int, draw: Draw) -> np.ndarray:
+        """Return the clip's frames behind a level's patch: (t, k), k to be averaged."""
+        stride = self._pyramid.stride(level)[0]
+        start = draw.offsets[level, 0]
+        frames = (start + np.arange(self._pyramid.patch[0]))[:, None] * stride
+        return frames + np.arange(stride if self._temporal == "average" else 1)
+
+    def _kept_video(self, index: int) -> np.ndarray:
+        video = self._kept.get(index)
+        if video is None:
+            video = self._kept[index] = self._whole_video(index)
+        return video
+
+    def _whole_video(self, index: int) -> np.ndarray:
+        pixels = self._decode(index, np.arange(self._entries[index].num_frames))
+        clip = self._pyramid.resolution[1:]
+        crop = centre_crop(pixels.shape[1:3], clip)
+        if crop.exact:
+            return np.ascontiguousarray(_cut(pixels, crop))
+        whole = Region(clip=clip, stride=(1, 1), offset=(0, 0), size=clip)
+        # A few frames at a time: all of a long video as floats would take much memory.
+        parts = [
+            resampled_patch(torch.from_numpy(part), crop, whole).round_().to(torch.uint8)
+            for part in np.split(pixels, range(16, len(pixels), 16))
+        ]
+        return torch.cat(parts, dim=1).numpy()
+
+    def _decode(self, index: int, frames: np.ndarray) -> np.ndarray:
+        entry = self._entries[index]
+        path = self._folder / entry.path
+        reader = VideoReader(path)
+        if reader.num_frames != entry.num_frames:
+            detail = f"holds {reader.num_frames} frames, the manifest says {entry.num_frames}"
+            raise UnusableVideo(path, "changed", detail)
+        return reader.read(frames)
+
+
+def _num_that_fit(entries: Sequence[VideoEntry], pyramid: Pyramid, budget: int) -> int:
+    """Return how many videos fit into the budget, counted from the first."""
+    frame_bytes = 3 * pyramid.resolution[1] * pyramid.resolution[2]
+    total = np.cumsum([entry.num_frames * frame_bytes for entry in entries])
+    return int(np.searchsorted(total, budget, side="right"))
+
+
+def _cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    (y, x), (height, width) = crop.origin, crop.extent
+    return rearrange(pixels[:, y : y + int(height), x : x + int(width)], "n h w c -> c n h w")
+
+
+def foreign_patch(clip: ClipPixels, frames: np.ndarray, region: Region) -> Tensor:
+    """Return a level's patch of a clip whose source has another resolution.
+
+    Args:
+        clip: with `crop`.
+        frames: (t, k) frames of the clip, k to be averaged.
+        region: the patch in the clip.
+
+    Returns:
+        (c, t, h, w) float32 in 0..255.
+    """
+    rows, places = np.unique(clip.rows[frames], return_inverse=True)
+    patch = resampled_patch(torch.from_numpy(clip.pixels[rows]), clip.crop, region)
+    return patch[:, torch.from_numpy(places.reshape(frames.shape))].mean(dim=2)

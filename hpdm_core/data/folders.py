@@ -1,0 +1,94 @@
+"""Any folder of videos: sub-folders are classes, or splits where they are named like splits."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpdm_core.data.prepare import DecodingOptions, Plan, SourceVideo
+from hpdm_core.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+        ".mts", ".ogv", ".ts", ".webm", ".wmv", ".y4m",
+    }
+)  # fmt: skip
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def plan_folder(
+    folder: Path, *, name: str, source: Path, options: DecodingOptions, workers: int | None
+) -> Plan:
+    """Plan a data set from every video below `source`.
+
+    Raises:
+        DataError: `source` is no folder, or holds no video.
+    """
+    check_folder(source)
+    found = list(find_videos(source))
+    if not found:
+        raise DataError(
+            f"no video in {source}",
+            expected=f"files ending in {', '.join(sorted(VIDEO_SUFFIXES))}",
+            remedy="give the folder that holds the videos (sub-folders become classes)",
+        )
+    tops = {name.split("/")[0].lower() for name, _ in found if "/" in name}
+    at_top = any("/" not in name for name, _ in found)
+    as_splits = {SPLITS.get(top) for top in tops}
+    has_splits = "train" in as_splits and None not in as_splits and not at_top
+    videos = [_video(name, file, has_splits=has_splits) for name, file in found]
+    classes = tuple(sorted({v.class_name for v in videos if v.class_name is not None}))
+    notes = []
+    unlabelled = sum(v.class_name is None for v in videos)
+    if classes and unlabelled:
+        notes.append(f"{unlabelled} videos lie beside the class folders and have no class")
+    if has_splits:
+        notes.append(f"the folders {', '.join(sorted(tops))} were taken for splits")
+    return Plan(
+        folder=folder,
+        name=name,
+        kind="folder",
+        classes=classes,
+        source=str(source.resolve()),
+        videos=videos,
+        make=options,
+        settings=options.settings,
+        workers=workers,
+        notes=tuple(notes),
+    )
+
+
+def check_folder(source: Path) -> None:
+    """Raise DataError unless `source` is a folder."""
+    if not source.is_dir():
+        raise DataError(
+            f"--source {source} is not a folder",
+            got="a file" if source.exists() else "nothing there",
+            remedy="give the folder that holds the videos",
+        )
+
+
+def find_videos(source: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name relative to `source`, file) of every video file, sorted, links followed."""
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(source, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            path = Path(place) / file
+            if path.suffix.lower() in VIDEO_SUFFIXES and not file.startswith("."):
+                yield path.relative_to(source).as_posix(), path
+
+
+def _video(name: str, file: Path, *, has_splits: bool) -> SourceVideo:
+    parts = name.split("/")[:-1]
+    split = SPLITS[parts[0].lower()] if has_splits else "train"
+    class_parts = parts[1:] if has_splits else parts
+    return SourceVideo(file=file, name=name, class_name="/".join(class_parts) or None, split=split)

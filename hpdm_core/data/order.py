@@ -1,0 +1,100 @@
+"""Which video, which frames and which patches a sample takes: pure functions of the seed.
+
+Sample `index` of step `step` is number `step * batch_size + index` of an endless row of epochs,
+each of which visits every video once in its own order. Nothing else is remembered, so a run goes
+on in the middle of an epoch by starting at a later step.
+
+Axis legend: `l` level, `t` frames of the finished clip.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
+
+ShortClips = Literal["drop", "loop", "hold"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRules:
+    """How clips are cut from videos.
+
+    Args:
+        pyramid: the levels' resolutions; a clip has the finest one's frames.
+        frame_stride: take every n-th frame of the source.
+        short_clips: what to do with videos of too few frames.
+        flip: mirror half of the clips left to right.
+        image_share: share of samples that are one frame, repeated.
+    """
+
+    pyramid: Pyramid
+    frame_stride: int
+    short_clips: ShortClips
+    flip: bool
+    image_share: float
+
+    @property
+    def span(self) -> int:
+        """Frames of the source that a clip reaches over."""
+        return (self.pyramid.resolution[0] - 1) * self.frame_stride + 1
+
+    def usable(self, entry: VideoEntry) -> bool:
+        return entry.is_image or self.short_clips != "drop" or entry.num_frames >= self.span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What one sample takes from its video.
+
+    Args:
+        frames: (t,) int64 frames of the source that make up the clip.
+        mirrored: whether the clip is mirrored left to right.
+        offsets: (l, 3) int64 offsets of the nested patches (Sec. 4.1).
+    """
+
+    frames: np.ndarray
+    mirrored: bool
+    offsets: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of `count` videos in one epoch."""
+    return np.random.default_rng((seed % 2**64, epoch)).permutation(count)
+
+
+def sample_rng(seed: int, step: int, index: int, attempt: int) -> np.random.Generator:
+    """Return the generator of one sample; `attempt` counts the bad files it met before."""
+    return np.random.default_rng((seed % 2**64, step, index, attempt))
+
+
+def choose_video(
+    rng: np.random.Generator, *, seed: int, number: int, count: int, attempt: int
+) -> int:
+    """Return the video of sample `number` of the whole run; a stand-in is any video at all."""
+    if attempt:
+        return int(rng.integers(count))
+    epoch, place = divmod(number, count)
+    return int(epoch_order(seed, epoch, count)[place])
+
+
+def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> Draw:
+    """Draw the clip's frames and the patches' places."""
+    frames = _draw_frames(rng, rules, entry.num_frames)
+    if rng.random() < rules.image_share or entry.is_image:
+        frames = np.full_like(frames, frames[rng.integers(len(frames))])
+    mirrored = rules.flip and rng.random() < 0.5
+    return Draw(frames=frames, mirrored=mirrored, offsets=sample_offsets(rules.pyramid, rng))
+
+
+def _draw_frames(rng: np.random.Generator, rules: ClipRules, available: int) -> np.ndarray:
+    frames = np.arange(0, rules.span, rules.frame_stride)
+    if available >= rules.span:
+        return frames + rng.integers(available - rules.span + 1)
+    if rules.short_clips == "loop":
+        return (frames + rng.integers(available)) % available
+    return np.minimum(frames, available - 1)

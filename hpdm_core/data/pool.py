@@ -1,0 +1,199 @@
+"""Worker processes that survive a task which kills or hangs them, and can say which one it was.
+
+The standard pools break as a whole when a decoder crashes on a damaged file. Workers are spawned,
+so that no lock, thread or device context of the parent is inherited; they ignore Ctrl-C, which the
+parent handles, and end by themselves when the parent dies.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from ctypes import c_int64
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import RawValue
+from typing import Any, Generic, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Mark = Callable[[int], None]
+NO_MARK = -1
+
+
+class WorkerLost(Exception):
+    """A worker died or hung.
+
+    Args:
+        reason: how it ended.
+        mark: what it was busy with, as it last said itself; `NO_MARK` if it did not.
+    """
+
+    def __init__(self, reason: str, mark: int) -> None:
+        super().__init__(reason)
+        self.mark = mark
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    mark: Any
+    tasks: deque = field(default_factory=deque)
+    since: float = 0.0
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+class WorkerPool(Generic[Task, Result]):
+    """Processes that apply one function to tasks. Close it, or use `with`.
+
+    Args:
+        function: picklable; takes a task and `mark`, with which it may note what it is busy with.
+        workers: number of processes, >= 1; they start with their first task.
+        timeout: seconds that one task may take before its worker is taken for hung.
+        setup: picklable; runs first in every worker.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Task, Mark], Result],
+        *,
+        workers: int,
+        timeout: float,
+        setup: Callable[[], None] | None = None,
+    ) -> None:
+        self._function = function
+        self._count = workers
+        self._timeout = timeout
+        self._setup = setup
+        self._workers: list[_Worker] = []
+
+    @property
+    def pending(self) -> int:
+        """Tasks submitted and not yet collected."""
+        return sum(len(worker.tasks) for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task at the worker that has the fewest."""
+        if len(self._workers) < self._count:
+            self._workers.append(self._start())
+        worker = min(self._workers, key=lambda w: len(w.tasks))
+        if not worker.tasks:
+            worker.since = time.monotonic()
+        worker.tasks.append(task)
+        with suppress(OSError):  # it died while idle: `collect` finds the broken pipe
+            worker.pipe.send(task)
+
+    def collect(self) -> list[tuple[Task, Result | Exception]]:
+        """Wait for results: pairs of a task and its result, or the exception it ended in."""
+        while self.pending:
+            busy = {worker.pipe: worker for worker in self._workers if worker.tasks}
+            done = [self._receive(busy[pipe]) for pipe in wait(list(busy), timeout=1.0)]
+            now = time.monotonic()
+            hung = [w for w in self._workers if w.tasks and now - w.since > self._timeout]
+            done += [self._lose(w, f"no answer after {self._timeout:.0f} s") for w in hung]
+            if done:
+                return done
+        return []
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            _join(worker)
+        self._workers.clear()
+
+    def __enter__(self) -> "WorkerPool[Task, Result]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        mark = RawValue(c_int64, NO_MARK)
+        arguments = (self._function, self._setup, theirs, mark)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process=process, pipe=ours, mark=mark)
+
+    def _receive(self, worker: _Worker) -> tuple[Task, Result | Exception]:
+        try:
+            result = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            return self._lose(worker, f"its process ended with code {worker.process.exitcode}")
+        worker.since = time.monotonic()
+        return worker.tasks.popleft(), result
+
+    def _lose(self, worker: _Worker, reason: str) -> tuple[Task, WorkerLost]:
+        """End a worker; what stood in its queue goes to the others."""
+        self._workers.remove(worker)
+        worker.process.terminate()
+        _join(worker)
+        task, *others = worker.tasks
+        for other in others:
+            self.submit(other)
+        return task, WorkerLost(reason, worker.mark.value)
+
+
+def run_tasks(
+    pool: WorkerPool[Task, Result], tasks: Iterable[Task], *, ahead: int
+) -> Iterator[tuple[Task, Result | Exception]]:
+    """Yield (task, result) as they come, keeping at most `ahead` tasks in the pool."""
+    for task in tasks:
+        pool.submit(task)
+        while pool.pending >= ahead:
+            yield from pool.collect()
+    while pool.pending:
+        yield from pool.collect()
+
+
+def attempt(function: Callable[[Task, Mark], Result], task: Task, mark: Mark) -> Result | Exception:
+    """Apply `function`, returning what it raises."""
+    try:
+        return function(task, mark)
+    except Exception as error:
+        return error
+
+
+def _join(worker: _Worker) -> None:
+    worker.process.join(5.0)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+    worker.pipe.close()
+
+
+def _work(
+    function: Callable[[Any, Mark], Any],
+    setup: Callable[[], None] | None,
+    pipe: Connection,
+    place: Any,
+) -> None:
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if setup is not None:
+        setup()
+
+    def mark(value: int) -> None:
+        place.value = value
+
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            result = attempt(function, pipe.recv(), mark)
+            mark(NO_MARK)
+            pipe.send(result)

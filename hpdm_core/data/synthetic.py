@@ -1,0 +1,86 @@
+"""The built-in data set of moving shapes, drawn on the spot and written like any other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpdm_core.data.prepare import Job, Plan, SourceVideo
+from hpdm_core.data.shapes import SHAPE_CLASSES, ShapeVideo, render
+from hpdm_core.data.transcode import Transcoded
+from hpdm_core.data.video_io import write_mp4
+from hpdm_core.seeds import derive_seed
+
+FPS = 12.5
+# The objects' texture of single pixels must survive the codec.
+SHAPES_CRF = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """How shapes are drawn.
+
+    Args:
+        frames: frames of each video.
+        size: height and width in pixels.
+        seed: another seed, other videos.
+    """
+
+    frames: int
+    size: int
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"frames": self.frames, "size": self.size, "seed": self.seed, "crf": SHAPES_CRF}
+
+    def __call__(self, job: Job) -> Transcoded:
+        index = shape_index(job.video)
+        video = self.draw(index)
+        write_mp4(job.target, video.frames, FPS, crf=SHAPES_CRF, threads=1)
+        return Transcoded(
+            num_frames=self.frames,
+            fps=FPS,
+            height=self.size,
+            width=self.size,
+            sha256="",
+            caption=video.caption,
+        )
+
+    def draw(self, index: int) -> ShapeVideo:
+        """Return video number `index`; classes take turns."""
+        seed = derive_seed("shapes", self.seed, index)
+        return render(seed, index % len(SHAPE_CLASSES), frames=self.frames, size=self.size)
+
+
+def shape_index(video: SourceVideo) -> int:
+    return int(video.name.rpartition("-")[2])
+
+
+def plan_shapes(
+    folder: Path,
+    *,
+    name: str,
+    num: int,
+    options: RenderOptions,
+    workers: int | None,
+) -> Plan:
+    """Plan `num` videos of shapes."""
+    videos = [
+        SourceVideo(
+            file=None,
+            name=f"shape-{index:06d}",
+            class_name=SHAPE_CLASSES[index % len(SHAPE_CLASSES)],
+        )
+        for index in range(num)
+    ]
+    return Plan(
+        folder=folder,
+        name=name,
+        kind="shapes",
+        classes=SHAPE_CLASSES,
+        source="built in",
+        videos=videos,
+        make=options,
+        settings=options.settings,
+        workers=workers,
+    )

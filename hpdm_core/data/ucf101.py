@@ -1,0 +1,147 @@
+"""UCF-101 from its videos and official split lists, wherever they lie (Soomro et al. 2012)."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpdm_core.data.folders import check_folder, find_videos
+from hpdm_core.data.prepare import DecodingOptions, Plan, SourceVideo
+from hpdm_core.errors import DataError
+
+NUM_CLASSES = 101
+# v_<class>_g<group>_c<clip>: clips of one group were cut from one film, so groups never straddle
+# the splits; official list 1 tests on groups 1 to 7, list 2 on 8 to 14, list 3 on 15 to 21.
+FILE_NAME = re.compile(r"v_(?P<label>[A-Za-z0-9]+)_g(?P<group>\d+)_c(?P<clip>\d+)$")
+GROUPS_PER_LIST = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLists:
+    """The official lists, all names in lower case.
+
+    Args:
+        classes: official spelling by lower-case name, in the official order; empty if not found.
+        splits: 'train' or 'test' by lower-case file stem; empty if not found.
+    """
+
+    classes: dict[str, str]
+    splits: dict[str, str]
+
+
+def plan_ucf101(
+    folder: Path,
+    *,
+    name: str,
+    source: Path,
+    lists: Path | None,
+    fold: int,
+    options: DecodingOptions,
+    workers: int | None,
+    source_words: str | None = None,
+) -> Plan:
+    """Plan UCF-101 from a folder, nested by class or flat: the class stands in the file's name.
+
+    Args:
+        lists: folder with the official lists; None looks for them below `source`.
+        fold: which of the three official lists, 1 to 3.
+        source_words: what to call the source in the header; None takes the folder.
+
+    Raises:
+        DataError: no folder, or no file named as UCF-101 names them.
+    """
+    check_folder(source)
+    official = read_split_lists(lists or source, fold)
+    found = [(file_name, file) for file_name, file in find_videos(source)]
+    named = [(n, f, FILE_NAME.match(f.stem)) for n, f in found]
+    if not any(match for _, _, match in named):
+        raise DataError(
+            f"no UCF-101 video in {source}",
+            expected="files named v_<Class>_g<NN>_c<NN>.avi",
+            remedy="use `hpdm prep folder` for other collections",
+        )
+    spelling = dict(official.classes)
+    for _, _, match in named:
+        if match:
+            spelling.setdefault(match["label"].lower(), match["label"])
+    complete = len(spelling) == NUM_CLASSES
+    videos = [
+        _video(n, f, match, spelling, official.splits, fold=fold, complete=complete)
+        for n, f, match in named
+    ]
+    return Plan(
+        folder=folder,
+        name=name,
+        kind="ucf101",
+        classes=tuple(official.classes.values()) or tuple(sorted(spelling.values())),
+        source=source_words or str(source.resolve()),
+        videos=videos,
+        make=options,
+        settings=options.settings,
+        workers=workers,
+        notes=_notes(official, videos, fold=fold, complete=complete),
+    )
+
+
+def read_split_lists(folder: Path, fold: int) -> SplitLists:
+    """Read classInd.txt, trainlist0N.txt and testlist0N.txt anywhere below `folder`."""
+    files = {file.name.lower(): file for file in sorted(folder.rglob("*.txt"))}
+    classes = {}
+    if index := files.get("classind.txt"):
+        for line in index.read_text(encoding="utf-8").split("\n"):
+            if len(words := line.split()) == 2:
+                classes[words[1].lower()] = words[1]
+    splits = {}
+    for split in ("train", "test"):
+        if listed := files.get(f"{split}list{fold:02d}.txt"):
+            for line in listed.read_text(encoding="utf-8").split("\n"):
+                if words := line.split():
+                    stem = words[0].rpartition("/")[2].rpartition(".")[0]
+                    splits[stem.lower()] = split
+    return SplitLists(classes=classes, splits=splits)
+
+
+def _video(
+    name: str,
+    file: Path,
+    match: re.Match | None,
+    spelling: dict[str, str],
+    splits: dict[str, str],
+    *,
+    fold: int,
+    complete: bool,
+) -> SourceVideo:
+    if match is None:
+        detail = "its name is not of the form v_<Class>_g<NN>_c<NN>, so its class is not known"
+        return SourceVideo(file=file, name=name, problem=("mislabelled", detail))
+    label = match["label"].lower()
+    parent = file.parent.name.lower()
+    if parent in spelling and parent != label:
+        detail = f"named {match['label']}, but in the folder of {file.parent.name}"
+        return SourceVideo(file=file, name=name, problem=("mislabelled", detail))
+    if splits:
+        split = splits.get(file.stem.lower(), "unlisted")
+    elif complete:
+        first = GROUPS_PER_LIST * (fold - 1) + 1
+        split = "test" if first <= int(match["group"]) < first + GROUPS_PER_LIST else "train"
+    else:
+        split = "train"
+    return SourceVideo(file=file, name=name, class_name=spelling[label], split=split)
+
+
+def _notes(
+    official: SplitLists, videos: list[SourceVideo], *, fold: int, complete: bool
+) -> tuple[str, ...]:
+    if official.splits:
+        counts = Counter(video.split for video in videos if video.problem is None)
+        notes = [f"splits from the official list {fold}"]
+        if counts["unlisted"]:
+            notes.append(f"{counts['unlisted']} videos stand in neither list: split 'unlisted'")
+        return tuple(notes)
+    if complete:
+        first = GROUPS_PER_LIST * (fold - 1) + 1
+        return (
+            f"no split lists found: groups {first} to {first + GROUPS_PER_LIST - 1} are the test "
+            f"split, as in the official list {fold}",
+        )
+    return ("no split lists found, and not all 101 classes: every video is in the train split",)

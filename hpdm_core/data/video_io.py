@@ -1,0 +1,377 @@
+"""Videos in and out: sequential decoding, random access, MP4, GIF, WebP, PNG and contact sheets.
+
+Foreign files are decoded in sequence with PyAV, which is exact on every container and reports
+damage; decord is faster at random access but right only on the canonical MP4s that `write_mp4`
+makes (constant rate, no B-frames, a keyframe every 12 frames).
+
+Axis legend: `t h w` frames, rows, columns; pixels are RGB, last axis, uint8.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from PIL import Image, ImageDraw
+
+from hpdm_core.data.atomic import atomic_path
+from hpdm_core.errors import DataError
+
+try:
+    import decord
+except ImportError:  # no wheel for this platform: PyAV reads instead, more slowly
+    decord = None
+else:
+    decord.logging.set_level(decord.logging.QUIET)
+
+av.logging.set_level(av.logging.PANIC)
+
+GOP = 12
+CRF = 18
+Problem = Literal[
+    "empty", "not a video", "unreadable", "corrupted", "truncated", "too short", "mislabelled",
+    "crashed the decoder", "changed",
+]  # fmt: skip
+
+
+class UnusableVideo(DataError):
+    """A file that cannot serve as a video.
+
+    Args:
+        path: the file.
+        problem: what kind of fault, for counting.
+        detail: the fault in words.
+    """
+
+    def __init__(self, path: Path | str, problem: Problem, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
+        self.problem = problem
+        self.detail = detail
+
+    def __reduce__(self):
+        return UnusableVideo, (self.path, self.problem, self.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One decoded frame.
+
+    Args:
+        pixels: (h, w, 3) uint8, turned upright.
+        time: seconds from the container, None where it has none.
+        damaged: whether the decoder had to guess a part of it.
+    """
+
+    pixels: np.ndarray
+    time: float | None
+    damaged: bool
+
+
+class SequentialVideo:
+    """A file opened for decoding from its first frame to its last. Close it, or use `with`.
+
+    Attributes:
+        fps: frames per second that the header claims; 25 where it claims none.
+        claimed_frames: frames that the header claims; 0 where it claims none.
+        has_times: whether the container keeps a time per frame (AVI does not).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.stat().st_size == 0:
+            raise UnusableVideo(path, "empty", "the file is empty")
+        try:
+            # Some headers hold text that is not UTF-8; it matters to nobody.
+            self._container = av.open(str(path), metadata_errors="ignore")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise UnusableVideo(path, "not a video", _not_a_video(path)) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise UnusableVideo(path, "not a video", "no video stream in it (sound only?)")
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.has_times = "avi" not in self._container.format.name.split(",")
+        self.claimed_frames = self._claimed_frames()
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames; raises UnusableVideo where the stream cannot be decoded further."""
+        count = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                pixels = frame.to_ndarray(format="rgb24")
+                turns = round(frame.rotation / 90) % 4
+                if turns:
+                    pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+                yield Frame(pixels=pixels, time=frame.time, damaged=frame.is_corrupt)
+                count += 1
+        except (av.error.FFmpegError, ValueError) as error:
+            detail = f"decoding breaks off after {count} frames"
+            raise UnusableVideo(self.path, "corrupted", detail) from error
+
+    def packet_times(self) -> list[float]:
+        """Return the seconds at which frames are shown, decoding nothing; unordered."""
+        times = []
+        with suppress(av.error.FFmpegError):  # decoding will meet the same fault and name it
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None:
+                    times.append(float(packet.pts * packet.time_base))
+        return times
+
+    def _claimed_frames(self) -> int:
+        # An edited MP4 shows fewer frames than it holds, and its duration knows; the duration of
+        # an AVI is an estimate from the file's size, which a cut-off file has lost.
+        if not self.has_times:
+            return self._stream.frames
+        if self._stream.duration is not None:
+            return int(self._stream.duration * self._stream.time_base * Fraction(self.fps))
+        return 0
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> "SequentialVideo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _not_a_video(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
+        return "not a video: the file holds text"
+    return "not a video, or its header is damaged"
+
+
+def decode_sequential(path: Path) -> Iterator[np.ndarray]:
+    """Yield every frame of any video file in order, (h, w, 3) uint8.
+
+    Raises:
+        UnusableVideo: the file is not a video, or breaks off.
+    """
+    with SequentialVideo(path) as video:
+        for frame in video.frames():
+            yield frame.pixels
+
+
+class VideoReader:
+    """Random access to the frames of a canonical MP4.
+
+    Open it in the process that reads: decord's readers do not survive a fork.
+
+    Args:
+        path: a file written by `write_mp4`.
+        backend: decord is the faster one; the default takes it where it is installed.
+    """
+
+    def __init__(self, path: Path, *, backend: Literal["decord", "pyav"] | None = None) -> None:
+        self.path = path
+        if not path.is_file():
+            raise UnusableVideo(path, "unreadable", "the file is gone")
+        backend = backend or ("pyav" if decord is None else "decord")
+        self._reader = (_DecordReader if backend == "decord" else _PyavReader)(path)
+        self.num_frames = self._reader.num_frames
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the frames at `indices` (n,), rising: (n, h, w, 3) uint8.
+
+        Raises:
+            UnusableVideo: a frame cannot be decoded.
+        """
+        return self._reader.read(indices)
+
+
+class _DecordReader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        except (decord.DECORDError, RuntimeError) as error:
+            raise UnusableVideo(path, "unreadable", "decord cannot open it") from error
+        self.num_frames = len(self._video)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            return self._video.get_batch(indices).asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            detail = f"decord cannot read frames {indices[0]} to {indices[-1]}"
+            raise UnusableVideo(self.path, "unreadable", detail) from error
+
+
+class _PyavReader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with av.open(str(path)) as container:
+                self.num_frames = container.streams.video[0].frames
+        except (av.error.FFmpegError, ValueError, IndexError) as error:
+            raise UnusableVideo(path, "unreadable", "PyAV cannot open it") from error
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            return np.stack(list(self._frames([int(i) for i in indices])))
+        except (av.error.FFmpegError, ValueError, IndexError) as error:
+            detail = f"PyAV cannot read frames {indices[0]} to {indices[-1]}"
+            raise UnusableVideo(self.path, "unreadable", detail) from error
+
+    def _frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = iter(indices)
+        target = next(wanted)
+        with av.open(str(self.path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            frame_ticks = 1 / (stream.average_rate * stream.time_base)
+            container.seek(int(target * frame_ticks), stream=stream)
+            for frame in container.decode(stream):
+                place = round(frame.pts / frame_ticks)
+                while place == target:
+                    yield frame.to_ndarray(format="rgb24")
+                    target = next(wanted, None)
+                if target is None:
+                    return
+        raise IndexError(target)
+
+
+def write_mp4(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    *,
+    crf: int = CRF,
+    threads: int = 0,
+) -> int:
+    """Write a canonical MP4: H.264, a keyframe every 12 frames, no B-frames, constant rate.
+
+    Args:
+        path: the file to write; appears whole or not at all.
+        frames: (h, w, 3) uint8 each, all of one size; an odd side is padded by its last pixels.
+        fps: frames per second.
+        crf: quality of x264; lower is better, 18 is visually without loss.
+        threads: encoder threads; 0 lets x264 choose.
+
+    Returns:
+        The number of frames written.
+
+    Raises:
+        DataError: there is no frame.
+    """
+    rate = as_rate(fps)
+    count = 0
+    with atomic_path(path) as partial, av.open(str(partial), "w") as container:
+        stream = None
+        for pixels in frames:
+            even = _pad_to_even(pixels)
+            if stream is None:
+                stream = _open_h264(container, even.shape[:2], rate, crf=crf, threads=threads)
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+            frame.pts = count
+            frame.time_base = 1 / rate
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is None:
+            raise DataError(f"{path}: nothing to write", got="no frames")
+        container.mux(stream.encode(None))
+    return count
+
+
+def as_rate(fps: float) -> Fraction:
+    """Return the frame rate as containers keep it (29.97 is 30000/1001)."""
+    return Fraction(max(fps, 0.01)).limit_denominator(1001)
+
+
+def _open_h264(container, size: tuple[int, int], rate: Fraction, *, crf: int, threads: int):
+    stream = container.add_stream("libx264", rate=rate)
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    context.gop_size = GOP
+    context.max_b_frames = 0
+    context.thread_count = threads
+    # swscale converts by BT.601 in the narrow range; say so, or players guess BT.709 for HD.
+    context.colorspace = 6
+    context.color_range = 1
+    # Keyframes at scene cuts would make the distance between keyframes, and so reading, uneven.
+    context.options = {"crf": str(crf), "preset": "veryfast", "sc_threshold": "0"}
+    return stream
+
+
+def _pad_to_even(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(pixels)
+
+
+def write_gif(path: Path, video: np.ndarray, fps: float) -> None:
+    """Write (t, h, w, 3) uint8 as an endless GIF (its clock ticks in hundredths of a second)."""
+    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in video]
+    duration = max(20, round(100 / fps) * 10)
+    with atomic_path(path) as partial:
+        images[0].save(
+            partial, format="GIF", save_all=True, append_images=images[1:],
+            duration=duration, loop=0,
+        )  # fmt: skip
+
+
+def write_webp(path: Path, video: np.ndarray, fps: float) -> None:
+    """Write (t, h, w, 3) uint8 as an endless animated WebP."""
+    images = [Image.fromarray(frame) for frame in video]
+    with atomic_path(path) as partial:
+        images[0].save(
+            partial, format="WEBP", save_all=True, append_images=images[1:],
+            duration=round(1000 / fps), loop=0, quality=90,
+        )  # fmt: skip
+
+
+def write_png(path: Path, video: np.ndarray) -> None:
+    """Write (t, h, w, 3) uint8 as one picture, the frames in rows of eight at most."""
+    count, height, width = video.shape[:3]
+    columns = min(8, count)
+    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
+    for index, frame in enumerate(video):
+        row, column = divmod(index, columns)
+        sheet.paste(Image.fromarray(frame), (column * width, row * height))
+    with atomic_path(path) as partial:
+        sheet.save(partial, format="PNG")
+
+
+def contact_sheet(
+    videos: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 8, min_height: int = 96
+) -> Image.Image:
+    """Draw a row per video: its caption above some of its frames, evenly spaced in time.
+
+    Args:
+        videos: (t, h, w, 3) uint8 each, of any sizes.
+        captions: one line of text per video.
+        columns: most frames in a row, the first and the last among them.
+        min_height: small frames are magnified by a whole factor to at least this height.
+    """
+    strips = [_strip(video, columns, min_height) for video in videos]
+    line, gap = 16, 6
+    width = max(strip.shape[1] for strip in strips)
+    height = sum(strip.shape[0] + line + gap for strip in strips)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = 0
+    for strip, caption in zip(strips, captions, strict=True):
+        draw.text((2, top + 2), caption, fill="black")
+        sheet.paste(Image.fromarray(strip), (0, top + line))
+        top += strip.shape[0] + line + gap
+    return sheet
+
+
+def _strip(video: np.ndarray, columns: int, min_height: int) -> np.ndarray:
+    chosen = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
+    factor = max(1, -(-min_height // video.shape[1]))
+    frames = [video[index].repeat(factor, axis=0).repeat(factor, axis=1) for index in chosen]
+    return np.concatenate(frames, axis=1)

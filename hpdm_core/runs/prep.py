@@ -1,0 +1,97 @@
+"""`hpdm prep`: make a data set from shapes, a folder, UCF-101 or captions."""
+
+from pathlib import Path
+from typing import Any
+
+from hpdm_core.data.folders import plan_folder
+from hpdm_core.data.prepare import MIN_FRAMES, DecodingOptions, Plan, describe, prepare
+from hpdm_core.data.synthetic import RenderOptions, plan_shapes
+from hpdm_core.data.ucf101 import plan_ucf101
+from hpdm_core.progress import Progress
+
+
+def run_prep_shapes(
+    root: Path,
+    *,
+    progress: Progress,
+    name: str = "shapes",
+    num: int = 2000,
+    size: int = 64,
+    frames: int = 16,
+    seed: int = 0,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Draw the built-in data set to `root/name`.
+
+    Args:
+        num: number of videos; the classes take turns.
+        size: height and width in pixels.
+        frames: frames of each video.
+        seed: another seed, other videos.
+        workers: processes; None takes every core.
+        dry_run: only say what would be done.
+    """
+    options = RenderOptions(frames=frames, size=size, seed=seed)
+    plan = plan_shapes(root / name, name=name, num=num, options=options, workers=workers)
+    return _carry_out(plan, progress, dry_run=dry_run)
+
+
+def run_prep_folder(
+    root: Path,
+    *,
+    source: Path,
+    progress: Progress,
+    name: str | None = None,
+    min_frames: int = MIN_FRAMES,
+    size: tuple[int, int] | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Prepare any folder of videos to `root/name`; sub-folders are classes.
+
+    Args:
+        source: the folder.
+        name: None takes the folder's own name.
+        min_frames: videos with fewer frames are refused.
+        size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
+    """
+    name = name or source.resolve().name
+    options = DecodingOptions(min_frames=min_frames, size=size)
+    plan = plan_folder(root / name, name=name, source=source, options=options, workers=workers)
+    return _carry_out(plan, progress, dry_run=dry_run)
+
+
+def run_prep_ucf101(
+    root: Path,
+    *,
+    source: str | None = None,
+    progress: Progress,
+    name: str = "ucf101",
+    fold: int = 1,
+    min_frames: int = MIN_FRAMES,
+    size: tuple[int, int] | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Prepare UCF-101 to `root/name`.
+
+    Args:
+        source: an extracted folder, a .rar, .zip or .tar, a URL, or None to download it.
+        fold: which of the three official split lists, 1 to 3.
+    """
+    options = DecodingOptions(min_frames=min_frames, size=size)
+    plan = plan_ucf101(
+        root / name,
+        name=name,
+        source=Path(source),
+        lists=None,
+        fold=fold,
+        options=options,
+        workers=workers,
+    )
+    return _carry_out(plan, progress, dry_run=dry_run)
+
+
+def _carry_out(plan: Plan, progress: Progress, *, dry_run: bool) -> dict[str, Any]:
+    return describe(plan) if dry_run else prepare(plan, progress)

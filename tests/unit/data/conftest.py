@@ -1,0 +1,50 @@
+"""Small data sets on disk, and the real ones where they are at hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.folders import plan_folder
+from hpdm_core.data.prepare import DecodingOptions, prepare
+from hpdm_core.data.video_io import write_mp4
+from hpdm_core.progress import NoProgress
+
+
+def smooth_video(seed: int, *, frames: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
+    """Return (t, h, w, 3) uint8: slow waves, which the codec keeps to within a few levels."""
+    rng = np.random.default_rng(seed)
+    t, y, x = np.meshgrid(
+        np.arange(frames) / 24, np.arange(height) / 48, np.arange(width) / 48, indexing="ij"
+    )
+    waves = [
+        np.sin(2 * np.pi * (a * t + b * y + c * x + d))
+        for a, b, c, d in rng.uniform(-1, 1, size=(3, 4))
+    ]
+    return np.round(127.5 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+@pytest.fixture
+def video_folder(tmp_path: Path) -> Path:
+    """Six videos of two classes: 24 frames of 48x64, and one short one."""
+    for index, name in enumerate(["a/0", "a/1", "a/2", "b/3", "b/4", "b/5"]):
+        frames = 10 if name == "b/5" else 24
+        write_mp4(tmp_path / f"source/{name}.mp4", smooth_video(index, frames=frames), 12.0)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def dataset(video_folder: Path, tmp_path: Path) -> VideoDataset:
+    plan = plan_folder(
+        tmp_path / "data/waves",
+        name="waves",
+        source=video_folder,
+        options=DecodingOptions(min_frames=2),
+        workers=1,
+    )
+    # Six small videos: in this process, where nothing need be started.
+    for start in range(0, 6, 3):
+        prepare(replace(plan, videos=plan.videos[: start + 3]), NoProgress())
+    return open_dataset(tmp_path / "data", "waves")
