@@ -78,3 +78,18 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(("rate", "text"), [(12.34, "12.3/s"), (0.25, "4 s each")])
 def test_rates(rate, text):
     assert rate_text(rate) == text
+
+
+def test_a_terminal_gets_a_bar_and_lines_above_it(clock, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = TerminalProgress(clock=clock)
+    progress.start("train", 4)
+    clock.now += 2
+    progress.advance(2, loss="0.5")
+    progress.say("saved [step 2]")
+    progress.stop()
+    text = capsys.readouterr().err
+    assert "saved [step 2]" in text
+    assert "2/4" in text
+    assert "loss 0.5  1/s  ETA 0:02" in text
