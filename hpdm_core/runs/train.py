@@ -20,6 +20,7 @@ from torch.optim import AdamW, Optimizer
 from hpdm_core import __version__
 from hpdm_core.build import build_diffusion, build_network
 from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.loader import PatchLoader
 from hpdm_core.errors import DataError, DeviceError, HpdmError
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
@@ -27,6 +28,7 @@ from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.runs import train_checks as checks
 from hpdm_core.runs.train_init import initialise_from
 from hpdm_core.runs.train_memory import activation_bytes_per_video
+from hpdm_core.runs.train_preview import make_preview
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
@@ -70,9 +72,10 @@ def run_train(
         return plan_of_run(recipe, out)
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = checks.with_classes(recipe, dataset)
-    checks.check_data(recipe, dataset)
     parallel = start_parallel(device, mode=recipe.train.parallel)
+    progress = progress if parallel.is_main else NoProgress()
     try:
+        checks.check_data(recipe, dataset, say=progress.say)
         checks.check_processes(recipe, parallel.world_size)
         with _locked(out, parallel):
             run = Run(
@@ -80,7 +83,7 @@ def run_train(
                 dataset=dataset,
                 out=out,
                 parallel=parallel,
-                progress=progress if parallel.is_main else NoProgress(),
+                progress=progress,
             )
             return run.train(init_from)
     except torch.cuda.OutOfMemoryError as error:
@@ -164,7 +167,13 @@ class Run:
         if self.parallel.is_main:
             self._write_recipe()
         telemetry = self._telemetry(start)
-        last = self._loop(state, store, telemetry)
+        loader = open_loader(self.recipe, self.dataset, self.parallel)
+        try:
+            last = self._loop(state, loader, store, telemetry)
+        finally:
+            self.progress.stop()
+            telemetry.close()
+            loader.close()
         summary = {
             "run": str(self.out),
             "checkpoint": str(last),
@@ -172,32 +181,35 @@ class Run:
             "resumed_from_step": start if resumed is not None else None,
             "parameters": sum(param.numel() for param in state.network.parameters()),
             "skipped_steps": state.skipped,
+            "replaced_videos": loader.replaced,
             "last": telemetry.last,
             "seconds_training": round(state.seconds, 1),
             "seconds": round(time.perf_counter() - begun, 1),
         }
         return summary if taken is None else {**summary, "initialised": taken}
 
-    def _loop(self, state: TrainState, store: CheckpointStore, telemetry: Telemetry) -> Path:
-        train_recipe = self.recipe.train
-        loader = open_loader(self.recipe, self.dataset, self.parallel)
-        self.progress.start(f"training {self.recipe.name}", train_recipe.steps)
+    def _loop(
+        self, state: TrainState, loader: PatchLoader, store: CheckpointStore, telemetry: Telemetry
+    ) -> Path:
+        self.progress.start(f"training {self.recipe.name}", self.recipe.train.steps)
         self.progress.advance(state.step)
-        try:
-            return train(
-                state,
-                BatchStream(loader.batches, state.step, say=self.progress.say),
-                loss=build_diffusion(self.recipe).loss,
-                plan=plan_from(self.recipe),
+        return train(
+            state,
+            BatchStream(loader.batches, state.step, say=self.progress.say),
+            loss=build_diffusion(self.recipe).loss,
+            plan=plan_from(self.recipe),
+            parallel=self.parallel,
+            store=store,
+            telemetry=telemetry,
+            preview=make_preview(
+                self.recipe,
+                state.network,
+                classes=self.dataset.classes,
+                folder=self.out / "samples",
                 parallel=self.parallel,
-                store=store,
-                telemetry=telemetry,
-                preview=self._preview(state.network),
-            )
-        finally:
-            self.progress.stop()
-            telemetry.close()
-            loader.close()
+                say=self.progress.say,
+            ),
+        )
 
     def _state(self) -> TrainState:
         settings = self.recipe.train
@@ -272,23 +284,9 @@ class Run:
             sinks=sinks,
         )
 
-    def _preview(self, network: nn.Module):
-        from hpdm_core.runs.train_preview import make_preview
 
-        return make_preview(
-            self.recipe,
-            network,
-            classes=self.dataset.classes,
-            folder=self.out / "samples",
-            parallel=self.parallel,
-            say=self.progress.say,
-        )
-
-
-def open_loader(recipe: Recipe, dataset: VideoDataset, parallel: Parallel):
+def open_loader(recipe: Recipe, dataset: VideoDataset, parallel: Parallel) -> PatchLoader:
     """Open the loader of this process's share of each batch."""
-    from hpdm_core.data.loader import PatchLoader
-
     data = recipe.data
     return PatchLoader(
         dataset,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.order import ClipRules
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
@@ -99,30 +100,33 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
         )
 
 
-def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
-    """Refuse a data set that cannot fill a batch.
+def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], None]) -> None:
+    """Refuse a data set without a usable video; say where there are few.
 
     Raises:
-        DataError: too few videos, or too many that are too short.
+        DataError: all videos of the split are too short.
     """
-    data, frames = recipe.data, recipe.pyramid.levels[-1][0]
+    data = recipe.data
     entries = dataset.split(data.split)
-    needed = (frames - 1) * data.frame_stride + 1
-    usable = [e for e in entries if data.short_clips != "drop" or e.num_frames >= needed]
+    rules = ClipRules(
+        pyramid=recipe.pyramid.build(),
+        frame_stride=data.frame_stride,
+        short_clips=data.short_clips,
+        flip=data.flip,
+        image_share=data.image_share,
+    )
+    usable = [entry for entry in entries if rules.usable(entry)]
     short = len(entries) - len(usable)
     if not usable:
         raise DataError(
             f"0 of {len(entries)} videos of {dataset.folder} can be used: {short} too short",
-            expected=f"at least {needed} frames: {frames} at data.frame_stride={data.frame_stride}",
+            expected=f"at least {rules.span} frames",
             remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
         )
+    if short or len(usable) < recipe.train.batch_size:
+        say(f"{len(usable)} of {len(entries)} videos usable, {short} too short")
     if len(usable) < recipe.train.batch_size:
-        raise DataError(
-            f"data set {dataset.folder} cannot fill a batch",
-            got=f"{len(usable)} usable videos in split {data.split!r} ({short} too short)",
-            expected=f"at least train.batch_size={recipe.train.batch_size}",
-            remedy="lower train.batch_size, or prepare more videos",
-        )
+        say(f"a batch of {recipe.train.batch_size} holds more than one clip of each video")
 
 
 def check_processes(recipe: Recipe, world_size: int) -> None:

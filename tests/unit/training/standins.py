@@ -179,6 +179,7 @@ def run(
     batches=make_batches,
     parallel: Parallel | None = None,
     optimizer: str = "lamb",
+    dropout: float = 0.1,
     keep: int = 2,
     say: Callable[[str], None] = lambda text: None,
     preview: Callable[[int], None] = lambda step: None,
@@ -187,7 +188,7 @@ def run(
     """Train the stand-in as `hpdm train` would: resume where possible, then on to the end."""
     plan = plan or make_plan()
     parallel = parallel or start_parallel("cpu", mode="ddp")
-    state = make_state(parallel, optimizer=optimizer)
+    state = make_state(parallel, dropout=dropout, optimizer=optimizer)
     store = make_store(folder, parallel, keep=keep, say=say)
     store.resume(state)
     progress = progress or NoProgress()
