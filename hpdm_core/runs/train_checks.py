@@ -4,6 +4,7 @@ Each refusal says what to change.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
