@@ -49,6 +49,14 @@ class Condition:
             text_mask=None if mask is None else mask & ~rows[:, None],
         )
 
+    def dropped(self) -> "Condition":
+        """Return 'none' in every row."""
+        return Condition(
+            labels=None if self.labels is None else torch.full_like(self.labels, NO_CLASS),
+            text=self.text,
+            text_mask=None if self.text_mask is None else torch.zeros_like(self.text_mask),
+        )
+
     def _map(self, function) -> "Condition":
         return Condition(
             labels=None if self.labels is None else function(self.labels),

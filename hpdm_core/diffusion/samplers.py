@@ -78,6 +78,6 @@ def heun_evaluations(steps: int) -> int:
 
 
 def draw_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw standard normal noise of the shape of `x`, each sample from its own CPU generator."""
+    """Draw standard normal noise like `x`, each sample from its own CPU generator."""
     rows = [torch.randn(x.shape[1:], generator=generator) for generator in generators]
-    return torch.stack(rows).to(x.device)
+    return torch.stack(rows).to(x)

@@ -1,0 +1,1 @@
+"""Whole videos from a denoiser of patches: tiles, caching, levels one after the other."""

@@ -1,0 +1,182 @@
+"""What tiles need of the finished lower levels, computed once per level (Sec. 4.4, 4.5).
+
+Information flows from coarse to fine only, so that neither the features of an ancestor nor the
+context that a tile gets of them depends on the tile's own noise: kept over the steps they give
+the same videos as computed again. Ancestors are shared (343 tiles of UCF's last level have 27
+parents), so their features are computed once each, then each tile's context from them.
+
+Items are pairs (sample, patch), flattened with the patch running fastest.
+
+Axis legend: `b` samples, `i` items, `c` channels, `t h w` video, `n` tokens, `d` width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpdm_core.diffusion.denoiser import LevelDenoiser
+from hpdm_core.geometry.boxes import Box, level_box
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.tiles import Ancestry, tile_slices
+from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.records import Condition, LevelOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextSource:
+    """Gives tiles their context.
+
+    Args:
+        denoiser: the network.
+        pyramid: the levels.
+        ancestry: the tiles and their ancestors.
+        videos: per lower level (b, c, t, h, w) the finished video, scaled, at `sigma`.
+        sigma: noise level of the lower levels.
+        condition: (b,) rows.
+        batch: patches per call of the network.
+        cache: where to keep what does not change; None computes all again on every call.
+        latents: per lower level (i, n, d) the ancestors' latents of an earlier pass; empty without
+            latent self-conditioning.
+    """
+
+    denoiser: LevelDenoiser
+    pyramid: Pyramid
+    ancestry: Ancestry
+    videos: tuple[Tensor, ...]
+    sigma: float
+    condition: Condition
+    batch: int
+    cache: ActivationCache | None
+    latents: list[Tensor]
+
+    def context(self, key: object, items: Tensor) -> tuple[Tensor, ...]:
+        """Return the context of the tiles `items` (i,), kept under `key`."""
+        if self.ancestry.level == 0:
+            return ()
+        kept = None if self.cache is None else self.cache.get(("context", key))
+        if kept is not None:
+            return kept
+        context = self._context(self.ancestry.level, self._chain(items))
+        if self.cache is not None:
+            self.cache.put(("context", key), context)
+        return context
+
+    def prepare(self, *, self_conditioning: bool) -> None:
+        """Run every ancestor once, coarse to fine, and keep its features.
+
+        With latent self-conditioning each ancestor runs twice, as in training: its latents of a
+        first pass start the second.
+        """
+        for level in range(self.ancestry.level):
+            chunks = list(chunked(self._num_items(level), self.batch))
+            if self_conditioning:
+                passes = [self._run(level, items, None).latents for items in chunks]
+                self.latents.append(torch.cat(passes))
+            if self.cache is not None:
+                self._keep_features(level, chunks)
+
+    def settle(self, keys: Sequence[object]) -> None:
+        """Forget the ancestors' features once the context of all `keys` is kept."""
+        if all(self.cache.has(("context", key)) for key in keys):
+            for level in range(self.ancestry.level):
+                self.cache.drop(("features", level))
+
+    def _keep_features(self, level: int, chunks: Sequence[Tensor]) -> None:
+        """Keep the features of all ancestors of a level as one table, if there is room.
+
+        Room is asked for before anything is computed beyond the first chunk.
+        """
+        first = self._run(level, chunks[0], self._latents(level, chunks[0])).features
+        rows = self._num_items(level)
+        table = tuple(x.new_empty(rows, *x.shape[1:], device="meta") for x in first)
+        parts = [first]
+        if not self.cache.fits(table):
+            return
+        for items in chunks[1:]:
+            parts.append(self._run(level, items, self._latents(level, items)).features)
+        entry = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        self.cache.put(("features", level), entry)
+
+    def _chain(self, items: Tensor) -> list[Tensor]:
+        """Return for each level the items that the given tiles are nested in, themselves last."""
+        return self._chain_from(self.ancestry.level, items)
+
+    def _chain_from(self, level: int, items: Tensor) -> list[Tensor]:
+        chain = [items]
+        for k in range(level, 0, -1):
+            sample, patch = self._split(k, chain[0])
+            parent = self.ancestry.parents[k][patch]
+            chain.insert(0, sample * len(self.ancestry.offsets[k - 1]) + parent)
+        return chain
+
+    def _context(self, level: int, chain: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the context of the patches chain[level], from the features of their ancestors."""
+        if level == 0:
+            return ()
+        boxes = tuple(self._boxes(k, chain[k]) for k in range(level + 1))
+        features: list[tuple[Tensor, ...]] = []
+        for k in range(level):
+            kept = None if self.cache is None else self.cache.get(("features", k), chain[k])
+            if kept is None:
+                context = self.denoiser.context(features, boxes[: k + 1]) if k > 0 else ()
+                latents = self._latents(k, chain[k])
+                kept = self._denoise(k, chain[k], context, latents).features
+            features.append(kept)
+        return self.denoiser.context(features, boxes)
+
+    def _run(self, level: int, items: Tensor, latents: Tensor | None) -> LevelOutput:
+        context = self._context(level, self._chain_from(level, items))
+        return self._denoise(level, items, context, latents)
+
+    def _denoise(
+        self, level: int, items: Tensor, context: tuple[Tensor, ...], latents: Tensor | None
+    ) -> LevelOutput:
+        sample, patch = self._split(level, items)
+        video = self.videos[level]
+        return self.denoiser.denoise(
+            gather_patches(self.pyramid, video, sample, self.ancestry.offsets[level][patch]),
+            self.sigma,
+            level=level,
+            condition=self.condition.select(sample.to(video.device)),
+            context=context,
+            latents=latents,
+        )
+
+    def _boxes(self, level: int, items: Tensor) -> Box:
+        _, patch = self._split(level, items)
+        offsets = self.ancestry.offsets[level][patch]
+        return level_box(self.pyramid, level, offsets.to(self.videos[0].device))
+
+    def _latents(self, level: int, items: Tensor) -> Tensor | None:
+        if level >= len(self.latents):
+            return None
+        return self.latents[level][items.to(self.latents[level].device)]
+
+    def _split(self, level: int, items: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(self.ancestry.offsets[level])
+        return items // count, items % count
+
+    def _num_items(self, level: int) -> int:
+        return len(self.videos[0]) * len(self.ancestry.offsets[level])
+
+
+def chunked(count: int, size: int) -> Iterator[Tensor]:
+    """Yield 0 .. count - 1 in runs of at most `size`."""
+    yield from torch.arange(count).split(size)
+
+
+def gather_patches(pyramid: Pyramid, video: Tensor, sample: Tensor, offsets: Tensor) -> Tensor:
+    """Cut patches out of videos.
+
+    Args:
+        video: (b, c, t, h, w).
+        sample: (i,) which video each patch is cut from.
+        offsets: (i, 3) where.
+
+    Returns:
+        (i, c, t, h, w) of the patch size.
+    """
+    pairs = zip(sample.tolist(), offsets.tolist(), strict=True)
+    return torch.stack([video[(s, slice(None), *tile_slices(pyramid, o))] for s, o in pairs])

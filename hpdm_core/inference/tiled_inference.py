@@ -1,0 +1,126 @@
+"""One evaluation of a whole level: denoise every tile, average where tiles overlap (Sec. 4.4).
+
+The average of overlapping predictions is MultiDiffusion's (Bar-Tal et al. 2023); the solver then
+updates the whole level at once.
+
+Axis legend: `b` samples, `i` items (sample, tile), `c` channels, `t h w` video, `n` tokens,
+`d` width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hpdm_core.diffusion.denoiser import LevelDenoiser
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.tiles import make_ancestry, tile_counts, tile_slices
+from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.inference.context import ContextSource, chunked, gather_patches
+from hpdm_core.records import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """This process's part of the tiles of one video (`--shard tiles`).
+
+    Args:
+        rank: which of the processes this is.
+        world_size: how many there are.
+        sum_over_processes: adds a tensor up over all of them, in place.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    sum_over_processes: Callable[[Tensor], None] = lambda _: None
+
+
+@dataclass(kw_only=True)
+class TiledLevel:
+    """The denoiser of a whole level; call it with (x, sigma).
+
+    Args:
+        denoiser: the network.
+        pyramid: the levels.
+        level: which one this denoises.
+        overlap: axes with 50% overlap, as `parse_overlap` returns them.
+        condition: (b,) rows.
+        lower: per lower level (b, c, t, h, w) the finished video, scaled, at `context_sigma`.
+        context_sigma: noise level of the lower levels.
+        tile_batch: tiles per call of the network, over samples and tiles together.
+        cache: where to keep what does not change over the steps; None computes it every time.
+        self_conditioning: whether latents start from those of the step before.
+        share: this process's part of the tiles.
+    """
+
+    denoiser: LevelDenoiser
+    pyramid: Pyramid
+    level: int
+    overlap: str
+    condition: Condition
+    lower: tuple[Tensor, ...]
+    context_sigma: float
+    tile_batch: int
+    cache: ActivationCache | None
+    self_conditioning: bool
+    share: Share = field(default_factory=Share)
+    _source: ContextSource | None = None
+    _latents: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ancestry = make_ancestry(self.pyramid, self.level, self.overlap)
+        self._offsets = self._ancestry.offsets[self.level]
+        self._counts = tile_counts(self.pyramid, self.level, self.overlap)
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Return the averaged estimate of the clean scaled video.
+
+        Args:
+            x: (b, c, t, h, w) at noise level `sigma`.
+        """
+        if self._source is None:
+            self._prepare(len(x))
+        total = torch.zeros_like(x)
+        chunks = list(chunked(len(x) * len(self._offsets), self.tile_batch))
+        own = range(self.share.rank, len(chunks), self.share.world_size)
+        for number in own:
+            self._add_tiles(total, number, chunks[number], x, sigma)
+        if self.cache is not None:
+            self._source.settle(own)
+        self.share.sum_over_processes(total)
+        return total / self._counts.to(x.device)
+
+    def _prepare(self, batch: int) -> None:
+        self._source = ContextSource(
+            denoiser=self.denoiser,
+            pyramid=self.pyramid,
+            ancestry=self._ancestry,
+            videos=self.lower,
+            sigma=self.context_sigma,
+            condition=self.condition,
+            batch=self.tile_batch,
+            cache=self.cache,
+            latents=[],
+        )
+        self._source.prepare(self_conditioning=self.self_conditioning)
+
+    def _add_tiles(
+        self, total: Tensor, number: int, items: Tensor, x: Tensor, sigma: float
+    ) -> None:
+        """Denoise one chunk of tiles and add them where they belong, in a fixed order."""
+        sample, tile = items // len(self._offsets), items % len(self._offsets)
+        offsets = self._offsets[tile]
+        result = self.denoiser.denoise(
+            gather_patches(self.pyramid, x, sample, offsets),
+            sigma,
+            level=self.level,
+            condition=self.condition.select(sample.to(x.device)),
+            context=self._source.context(number, items),
+            latents=self._latents.get(number),
+        )
+        if self.self_conditioning:
+            self._latents[number] = result.latents
+        places = zip(sample.tolist(), offsets.tolist(), result.output, strict=True)
+        for s, offset, patch in places:
+            total[(s, slice(None), *tile_slices(self.pyramid, offset))] += patch
