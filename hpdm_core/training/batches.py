@@ -29,7 +29,7 @@ def keep_levels(batch: PatchBatch, levels: int) -> PatchBatch:
         return batch
     return PatchBatch(
         patches=batch.patches[:levels],
-        offsets=batch.offsets[:, :levels],
+        offsets=batch.offsets,
         condition=batch.condition,
         indices=batch.indices,
         keys=batch.keys,
