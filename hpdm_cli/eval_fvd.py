@@ -11,7 +11,8 @@ from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples, 
 NAME = "eval-fvd"
 EXAMPLES = examples(
     "hpdm eval-fvd --checkpoint runs/hpdm_s --protocol fvd10k_16f --metrics fvd,is",
-    "hpdm eval-fvd --samples samples/mine --real data/shapes --detector bundled",
+    "hpdm eval-fvd --samples samples/mine --real data/shapes --protocol fvd512_16f "
+    "--detector bundled",
 )
 
 

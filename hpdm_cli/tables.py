@@ -1,16 +1,20 @@
 """A command's result as tables: one for its figures, one for each list of rows."""
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_SHOWN = 12  # items of a list
+_PIPE_WIDTH = 120  # columns where stdout is not a terminal
 
 
 def print_result(result: dict, *, title: str) -> None:
     """Print what a `run_*` function returned to stdout."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     figures, rows = _split(result)
     if figures:
         console.print(_figures_table(figures, title))
@@ -46,7 +50,9 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3e}"
     if isinstance(value, list | tuple):
-        return ", ".join(text_of(item) for item in value) or "-"
+        shown = ", ".join(text_of(item) for item in value[:_SHOWN]) or "-"
+        more = len(value) - _SHOWN
+        return shown if more <= 0 else f"{len(value)}: {shown} and {more} more (--json has all)"
     return str(value)
 
 

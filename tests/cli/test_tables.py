@@ -5,8 +5,7 @@ import pytest
 from hpdm_cli.tables import print_result, text_of
 
 
-def test_figures_rows_and_nested_parts_are_shown(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+def test_figures_rows_and_nested_parts_are_shown(capsys):
     print_result(
         {
             "parameters": {"total": 178317104},
@@ -35,3 +34,9 @@ def test_figures_rows_and_nested_parts_are_shown(capsys, monkeypatch):
 )
 def test_values_are_written_for_people(value, text):
     assert text_of(value) == text
+
+
+def test_long_lists_are_counted():
+    text = text_of([f"weight.{i}" for i in range(40)])
+    assert text.startswith("40: weight.0, ")
+    assert text.endswith("and 28 more (--json has all)")
