@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -88,6 +89,13 @@ class FeatureStats:
         """Return the covariance (d, d): over N, or over N - 1 where `unbiased`."""
         return self.scatter / (self.count - 1 if unbiased else self.count)
 
+    @cached_property
+    def scatter_root(self) -> Tensor:
+        """Return A (d, r) with A A^T = scatter, without directions that are only rounding."""
+        values, vectors = torch.linalg.eigh(self.scatter)
+        kept = values > values[-1] * len(values) * EPS
+        return vectors[:, kept] * values[kept].sqrt()
+
 
 def merge_over_ranks(stats: FeatureStats) -> FeatureStats:
     """Return the statistics of all processes together, merged in the order of their ranks.
@@ -139,11 +147,11 @@ def frechet_distance(first: FeatureStats, second: FeatureStats, *, unbiased: boo
             "the two sets' features come from different detectors",
             got=f"widths {len(first.mean)} and {len(second.mean)}",
         )
-    covariances = [stats.covariance(unbiased=unbiased) for stats in (first, second)]
-    roots = [_root(covariance) for covariance in covariances]
-    cross = einsum(roots[0], roots[1], "d n, d m -> n m")
+    less = 1 if unbiased else 0
+    scale = ((first.count - less) * (second.count - less)) ** -0.5
+    cross = scale * einsum(first.scatter_root, second.scatter_root, "d n, d m -> n m")
     overlap = torch.linalg.svdvals(cross).sum() if 0 not in cross.shape else cross.new_zeros(())
-    spread = sum(covariance.trace() for covariance in covariances)
+    spread = sum(stats.covariance(unbiased=unbiased).trace() for stats in (first, second))
     gap = (first.mean - second.mean).square().sum()
     distance = float(gap + spread - 2 * overlap)
     # Rounding may push a distance of zero below it, and nothing else may.
@@ -157,10 +165,3 @@ def merge_all(stats: Sequence[FeatureStats]) -> FeatureStats:
     for part in stats[1:]:
         merged = merged.merge(part)
     return merged
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Return A (d, r) with A A^T = covariance, without directions that are only rounding."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > values[-1] * len(values) * EPS
-    return vectors[:, kept] * values[kept].sqrt()

@@ -35,17 +35,24 @@ def bootstrap_std(
     return float(torch.tensor(distances, dtype=torch.float64).std())
 
 
-def small_sample_bias(fakes: Tensor, real: FeatureStats) -> float:
+def small_sample_bias(fakes: Tensor, real: FeatureStats, *, seed: int) -> float | None:
     """Return about how much the distance is too high because there are only n fakes.
+
+    The distance is symmetric, so the two may change places: the bias of few real videos.
 
     The bias falls as 1/n (Chong and Forsyth 2020), so the mean distance of the two halves exceeds
     that of the whole by as much as the whole exceeds that of endless fakes.
 
     Args:
-        fakes: (n, d) features in random order, n >= 4.
+        fakes: (n, d) features; fewer than four say nothing, and give None.
         real: statistics to compare with.
+        seed: of the halving; sorted videos must not fall into halves by class.
     """
+    order = torch.randperm(len(fakes), generator=torch.Generator().manual_seed(seed))
+    fakes = fakes[order]
     half = len(fakes) // 2
+    if half < 2:
+        return None
     halves = [
         frechet_distance(FeatureStats.of(part), real)
         for part in (fakes[:half], fakes[half : 2 * half])

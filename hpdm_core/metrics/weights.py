@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm_core.errors import MetricError
+from hpdm_core.errors import HpdmError, MetricError
 
 BLOCK = 1 << 20
 # (addresses, where to put the file, its SHA-256); raises HpdmError where no address answers.
@@ -138,7 +138,7 @@ def obtain(file: WeightFile, folder: Path, *, fetch: Fetch | None = None) -> Pat
             folder.mkdir(parents=True, exist_ok=True)
             fetch(file.urls, path, file.sha256)
             return path
-        except (MetricError, OSError) as error:
+        except (HpdmError, OSError) as error:
             problem = error
     raise MetricError(f"{path} is needed ({file.about})", got=problem, remedy=_by_hand(file, path))
 

@@ -30,8 +30,8 @@ def write_arrays(folder, rng):
         arrays[f"{name}/W"] = rng.normal(size=(c_out, c_in, 3, 3, 3), scale=scale).astype("f")
         arrays[f"{name}/b"] = np.zeros(c_out, "f")
     for name, (d_in, d_out) in LINEARS.items():
-        weight = np.zeros((d_out, d_in), "f")
-        weight[np.arange(d_out), np.arange(d_out) * 7 % d_in] = 0.1
+        weight = np.zeros((d_out, d_in), np.int8)  # small on disk; read as float32
+        weight[np.arange(d_out), np.arange(d_out) * 7 % d_in] = 1
         arrays[f"{name}/W"], arrays[f"{name}/b"] = weight, np.zeros(d_out, "f")
     np.savez(folder / "conv3d_deepnetA_ucf.npz", **arrays)
     mean = rng.uniform(90, 110, size=(3, 16, 128, 171)).astype("f")
