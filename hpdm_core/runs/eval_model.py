@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpdm_core.build import build_network
+from hpdm_core.build import build_network, build_sampling
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.errors import MetricError
-from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import SamplingSettings, Work, generate
 from hpdm_core.recipe.load import recipe_from_yaml
@@ -41,7 +40,7 @@ def open_model(ref: Path, device: torch.device) -> FakeModel:
         )
     network = build_network(recipe)
     network.load_state_dict(weights.tensors)
-    settings = _settings(recipe)
+    settings = build_sampling(recipe)
     by_class = recipe.model.conditioning == "class"
     return FakeModel(
         sha256=weights.sha256,
@@ -51,21 +50,6 @@ def open_model(ref: Path, device: torch.device) -> FakeModel:
         data=str(Path(recipe.data.root) / recipe.data.name),
         frame_stride=recipe.data.frame_stride,
         make=_sampler(recipe, network.eval().requires_grad_(False).to(device), settings, device),
-    )
-
-
-def _settings(recipe: Recipe) -> SamplingSettings:
-    sampling = recipe.sampling
-    return SamplingSettings(
-        steps=sampling.steps,
-        overlap=parse_overlap(sampling.overlap),
-        guidance=sampling.guidance,
-        sigma_min=sampling.sigma_min,
-        sigma_max=sampling.sigma_max,
-        rho=sampling.rho,
-        churn=sampling.churn,
-        context_sigma=sampling.context_sigma,
-        self_conditioning=recipe.model.self_conditioning > 0,
     )
 
 

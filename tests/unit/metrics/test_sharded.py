@@ -1,11 +1,20 @@
 """Statistics merged over two processes equal those of one."""
 
+import json
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+sys.path.insert(0, str(Path(__file__).parent))
+from evalkit import write_shapes
+
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance, merge_over_ranks
+from hpdm_core.runs.eval_fvd import run_eval_fvd
 
 
 def features(seed: int) -> torch.Tensor:
@@ -34,3 +43,36 @@ def test_two_processes_equal_one(tmp_path):
     assert frechet_distance(merged, other) == pytest.approx(
         frechet_distance(whole, other), rel=1e-10
     )
+
+
+def score(folder: str, name: str) -> None:
+    result = run_eval_fvd(
+        samples=Path(folder) / "fakes",
+        real=Path(folder) / "real",
+        protocol="fvdfull_8f",
+        metrics=["fvd"],
+        detector="bundled",
+        device="cpu",
+        force=True,
+        out=Path(folder) / name,
+        cache=Path(folder) / name,
+    )
+    Path(folder, f"{name}.json").write_text(json.dumps(result["scores"]))
+
+
+def score_with_another(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    score(folder, "two")
+
+
+def test_a_score_of_two_processes_is_that_of_one(tmp_path):
+    write_shapes(tmp_path / "fakes", 40, seed=1)
+    write_shapes(tmp_path / "real", 20, seed=2)
+    folder = str(tmp_path)
+    mp.start_processes(score_with_another, args=(folder,), nprocs=2, start_method="spawn")
+    score(folder, "one")
+    assert json.loads((tmp_path / "one.json").read_text())[0]["value"] > 0
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
+    assert len(list((tmp_path / "two").glob("*.json"))) == 1
