@@ -1,30 +1,43 @@
-"""How CLI tests run the program: as a user does, in a process of its own."""
+"""How CLI tests run the program: in this process, in an empty folder away from the checkout."""
 
-import os
-import subprocess
-import sys
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-Hpdm = Callable[..., subprocess.CompletedProcess]
+from hpdm_cli.app import app
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a run of the program left: its exit code and both streams."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Hpdm = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def run_hpdm() -> Hpdm:
+    """Run `hpdm ...` in the current folder, as the console script does."""
+
+    def run(*args: str) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            app(list(args), prog_name="hpdm")
+        return Done(returncode=ended.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    return run
 
 
 @pytest.fixture
-def hpdm(tmp_path: Path) -> Hpdm:
-    """Run `hpdm ...` in an empty folder, away from the checkout."""
-
-    def run(*args: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "hpdm_cli", *args],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    return run
+def hpdm(run_hpdm: Hpdm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hpdm:
+    """Run `hpdm ...` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return run_hpdm

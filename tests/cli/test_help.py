@@ -56,13 +56,8 @@ def test_help_names_every_option_and_imports_nothing_heavy(command):
     assert done.stdout.endswith("HEAVY []\n")
     for word in OPTIONS[command]:
         assert word in done.stdout, f"hpdm {command} --help does not name {word}"
-
-
-@pytest.mark.parametrize("command", [name for name in OPTIONS if name not in ("", "prep")])
-def test_help_gives_an_example_that_can_be_copied(hpdm, command):
-    text = hpdm(*command.split(), "--help").stdout
-    assert "Examples:\n" in text
-    assert f"\n    hpdm {command} " in text
+    if command not in ("", "prep"):  # an example that can be copied, on a line of its own
+        assert f"Examples:\n    hpdm {command} " in done.stdout
 
 
 def test_version(hpdm):
