@@ -6,17 +6,18 @@ Axis legend: `t h w` frames, rows, columns.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 
 from hpdm_core.data.dataset import HEADER, VideoDataset, open_dataset, read_json_lines
-from hpdm_core.data.folders import find_videos
+from hpdm_core.data.folders import VIDEO_SUFFIXES, find_videos
 from hpdm_core.data.pool import usable_cores
 from hpdm_core.data.resample import Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader, decode_sequential
@@ -25,7 +26,7 @@ from hpdm_core.metrics.extract import Skipped
 from hpdm_core.metrics.weights import sha256_of
 from hpdm_core.seeds import derive_seed
 
-SAMPLES = "samples.jsonl"
+SAMPLES = "samples*.jsonl"
 # Where a folder's videos differ in size, all are brought to the size of the paper's comparisons.
 COMMON_SIZE = (256, 256)
 NUM_PROBES = 16
@@ -180,7 +181,7 @@ def open_videos(source: Path, *, split: str | None, default_split: str) -> Video
         raise MetricError(
             f"{source} has no splits", got=f"--split {split}", remedy="prepare it with `hpdm prep`"
         )
-    listed = _listed(source) if (source / SAMPLES).is_file() else _found(source)
+    listed = _listed(source) if any(source.glob(SAMPLES)) else _found(source)
     if not listed:
         raise MetricError(f"no video in {source}", expected="MP4, AVI, MOV, MKV, WebM or GIF files")
     digest = hashlib.sha256()
@@ -227,18 +228,32 @@ def _prepared(source: Path, dataset: VideoDataset, split: str) -> VideoSet:
 
 
 def _listed(source: Path) -> tuple[VideoFile, ...]:
+    """Return what `hpdm sample` listed, of all its processes, in the order of the requests."""
+    lines = [line for path in sorted(source.glob(SAMPLES)) for line in read_json_lines(path)]
     files = []
-    for line in read_json_lines(source / SAMPLES):
-        path = source / str(line.get("file", ""))
-        if not path.is_file():
+    for line in sorted(lines, key=lambda line: int(line.get("index", 0))):
+        name = _video_of(line)
+        if name is None or not (source / name).is_file():
             raise DataError(
-                f"{source / SAMPLES} lists a video that is not there",
-                got=line.get("file"),
-                remedy="run `hpdm sample` again: it makes what is missing",
+                f"{source} lists a video that is not there",
+                got=name or f"only {', '.join(_names_of(line)) or 'nothing'}",
+                expected="a video file such as MP4",
+                remedy="run `hpdm sample` again with --format mp4: it makes what is missing",
             )
-        name = line.get("class")
-        files.append(VideoFile(name=str(line["file"]), path=path, class_name=name))
+        files.append(VideoFile(name=name, path=source / name, class_name=line.get("class")))
     return tuple(files)
+
+
+def _video_of(line: Mapping[str, Any]) -> str | None:
+    """Return the file of a line that can be read best; others beside it hold other levels."""
+    names = _names_of(line)
+    same = [name for name in names if Path(name).stem == Path(names[0]).stem]
+    readable = [name for name in same if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+    return min(readable, key=lambda name: not name.endswith(".mp4"), default=None)
+
+
+def _names_of(line: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in line.get("files") or [line.get("file")] if name]
 
 
 def _found(source: Path) -> tuple[VideoFile, ...]:

@@ -182,22 +182,30 @@ def test_unusable_videos_are_replaced_by_others_and_reported(score, tmp_path):
         score(samples=fakes, protocol="fvdfull_64f", metrics=["is"])
 
 
-def test_samples_jsonl_gives_files_and_classes(score, tmp_path):
-    write_shapes(tmp_path / "s", 18, seed=4)
-    paths = sorted((tmp_path / "s").rglob("*.mp4"))
+def test_samples_of_hpdm_sample_bring_files_and_classes(score, tmp_path):
+    samples = write_shapes(tmp_path / "s", 18, seed=4)
+    names = sorted(path.relative_to(samples).as_posix() for path in samples.rglob("*.mp4"))
     lines = [
-        {"file": path.relative_to(tmp_path / "s").as_posix(), "class": path.parent.name}
-        for path in paths
+        {"index": i, "class": Path(name).parent.name, "file": name, "files": [name]}
+        for i, name in enumerate(names[:16])
     ]
-    listing = tmp_path / "s" / "samples.jsonl"
-    listing.write_text("".join(json.dumps(line) + "\n" for line in lines[:15]))
-    result = score(samples=tmp_path / "s", metrics=["is"], real=None)
-    assert result["fakes"]["of"] == 15
+    # A picture comes first, and another level's video stands beside the sample's own.
+    png, other = names[0].replace(".mp4", ".png"), names[0].replace(".mp4", "_level0.mp4")
+    lines[0] |= {"file": png, "files": [png, names[0], other]}
+    for rank in (0, 1):
+        text = "".join(json.dumps(line) + "\n" for line in lines[rank::2])
+        (samples / f"samples{rank or ''}.jsonl").write_text(text)
+    result = score(samples=samples, metrics=["is"], real=None)
+    assert result["fakes"]["of"] == 16
     assert result["reals"] is None
     assert result["scores"][0]["named_right"] == 1.0
-    paths[0].unlink()
-    with pytest.raises(HpdmError, match="lists a video that is not there"):
-        score(samples=tmp_path / "s")
+    (samples / names[0]).unlink()
+    with pytest.raises(HpdmError, match=r"lists a video that is not there.*--format mp4"):
+        score(samples=samples)
+    lines[0]["files"] = [png]
+    (samples / "samples.jsonl").write_text(json.dumps(lines[0]))
+    with pytest.raises(HpdmError, match=r"got only .*png"):
+        score(samples=samples)
 
 
 def test_videos_of_several_sizes_are_brought_to_one(score, tmp_path):
