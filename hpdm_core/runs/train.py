@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from hpdm_core import __version__
-from hpdm_core.build import build_diffusion, build_network
+from hpdm_core.build import build_diffusion, build_network, describe
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.errors import DataError, DeviceError, HpdmError
@@ -26,6 +26,7 @@ from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.runs import train_checks as checks
+from hpdm_core.runs.train_data import open_loader
 from hpdm_core.runs.train_init import initialise_from
 from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.runs.train_preview import make_preview
@@ -99,8 +100,6 @@ def run_train(
 
 def plan_of_run(recipe: Recipe, out: Path) -> dict:
     """Return what training a recipe would take: sizes, arithmetic and memory."""
-    from hpdm_core.build import describe
-
     notes = []
     try:
         recipe = checks.with_classes(recipe, open_dataset(recipe.data.root, recipe.data.name))
@@ -167,7 +166,14 @@ class Run:
         if self.parallel.is_main:
             self._write_recipe()
         telemetry = self._telemetry(start)
-        loader = open_loader(self.recipe, self.dataset, self.parallel)
+        loader = open_loader(
+            self.recipe,
+            self.dataset,
+            batch_size=self.recipe.train.batch_size,
+            workers=self.recipe.data.workers,
+            rank=self.parallel.rank,
+            world_size=self.parallel.world_size,
+        )
         try:
             last = self._loop(state, loader, store, telemetry)
         finally:
@@ -204,7 +210,7 @@ class Run:
             preview=make_preview(
                 self.recipe,
                 state.network,
-                classes=self.dataset.classes,
+                dataset=self.dataset,
                 folder=self.out / "samples",
                 parallel=self.parallel,
                 say=self.progress.say,
@@ -283,28 +289,6 @@ class Run:
             steps=settings.steps,
             sinks=sinks,
         )
-
-
-def open_loader(recipe: Recipe, dataset: VideoDataset, parallel: Parallel) -> PatchLoader:
-    """Open the loader of this process's share of each batch."""
-    data = recipe.data
-    return PatchLoader(
-        dataset,
-        pyramid=recipe.pyramid.build(),
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        split=data.split,
-        frame_stride=data.frame_stride,
-        short_clips=data.short_clips,
-        flip=data.flip,
-        image_share=data.image_share,
-        temporal_downsampling=recipe.pyramid.temporal_downsampling,
-        conditioning=recipe.model.conditioning,
-        workers=data.workers,
-        memory_cache_bytes=int(data.memory_cache_gb * 1e9),
-        rank=parallel.rank,
-        world_size=parallel.world_size,
-    )
 
 
 def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
+from hpdm_core.build import build_sampling
+from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.video_io import contact_sheet, write_mp4
 from hpdm_core.diffusion.denoiser import LevelDenoiser
-from hpdm_core.geometry.tiles import parse_overlap
-from hpdm_core.inference.generate import SamplingSettings, Work, generate
+from hpdm_core.inference.generate import Work, generate
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
+from hpdm_core.runs.models import cache_maker, to_uint8
+from hpdm_core.runs.train_checks import available_memory
+from hpdm_core.runs.train_data import open_loader
 from hpdm_core.training.parallel import Parallel
 
 COLUMNS = 4
@@ -26,7 +30,7 @@ def make_preview(
     recipe: Recipe,
     network: nn.Module,
     *,
-    classes: tuple[str, ...],
+    dataset: VideoDataset,
     folder: Path,
     parallel: Parallel,
     say: Callable[[str], None],
@@ -39,22 +43,17 @@ def make_preview(
     Args:
         recipe: solver, number of videos, conditioning.
         network: holds the averaged weights whenever the function is called.
-        classes: names, shown by turns where the model is conditioned on classes.
+        dataset: where classes and texts come from.
         folder: where files go.
         parallel: this process's place.
         say: told where the previews are, or why they could not be written.
     """
-    number = recipe.train.preview_videos
-    labels = _labels(recipe, number)
 
     def preview(step: int) -> None:
-        videos = _draw(recipe, network, labels, parallel.device)
+        condition, captions = _conditions(recipe, dataset)
+        videos = _draw(recipe, network, condition, parallel.device)
         if not parallel.is_main:
             return
-        captions = [
-            f"seed {seed}" if labels is None else f"seed {seed}: {classes[labels[seed]]}"
-            for seed in range(number)
-        ]
         path = folder / f"step-{step:08d}.mp4"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,45 +83,36 @@ def grid(videos: np.ndarray) -> np.ndarray:
 
 
 def _draw(
-    recipe: Recipe, network: nn.Module, labels: list[int] | None, device: torch.device
+    recipe: Recipe, network: nn.Module, condition: Condition, device: torch.device
 ) -> np.ndarray:
     """Return (b, t, h, w, c) uint8 at the finest level."""
-    sampling, number = recipe.sampling, recipe.train.preview_videos
-    settings = SamplingSettings(
-        steps=sampling.steps,
-        overlap=parse_overlap(sampling.overlap),
-        guidance=sampling.guidance,
-        sigma_min=sampling.sigma_min,
-        sigma_max=sampling.sigma_max,
-        rho=sampling.rho,
-        churn=sampling.churn,
-        context_sigma=sampling.context_sigma,
-        self_conditioning=recipe.model.self_conditioning > 0,
-    )
-    condition = Condition(labels=None if labels is None else torch.tensor(labels))
+    free = available_memory(torch.device("cpu"))
     levels = generate(
         LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in),
         recipe.pyramid.build(),
-        settings,
-        seeds=tuple(range(number)),
+        build_sampling(recipe),
+        seeds=tuple(range(recipe.train.preview_videos)),
         condition=condition.to(device),
         work=Work(
             device=device,
             tile_batch=recipe.train.micro_batch or recipe.train.batch_size,
-            make_cache=lambda: None,
+            make_cache=cache_maker("auto", device, free=free, limit=None),
         ),
     )
-    return to_uint8(levels[-1])
+    return to_uint8(levels[-1]).numpy()
 
 
-def to_uint8(videos: Tensor) -> np.ndarray:
-    """Turn (b, c, t, h, w) in [-1, 1] into (b, t, h, w, c) in 0..255."""
-    pixels = ((videos.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return rearrange(pixels, "b c t h w -> b t h w c").numpy()
-
-
-def _labels(recipe: Recipe, number: int) -> list[int] | None:
-    """Return the classes by turns; None where the model knows none."""
-    if recipe.model.conditioning != "class":
-        return None
-    return [index % recipe.model.num_classes for index in range(number)]
+def _conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
+    """Return the classes by turns, the texts of some training videos, or no condition."""
+    number, kind = recipe.train.preview_videos, recipe.model.conditioning
+    captions = [f"seed {seed}" for seed in range(number)]
+    if kind == "text":
+        batch = next(open_loader(recipe, dataset, batch_size=number, workers=0).batches(0))
+        return batch.condition, [
+            f"{seed}: {key}" for seed, key in zip(captions, batch.keys, strict=True)
+        ]
+    if kind == "none":
+        return Condition(labels=None), captions
+    labels = [seed % len(dataset.classes) for seed in range(number)]
+    named = [f"{seed}: {dataset.classes[c]}" for seed, c in zip(captions, labels, strict=True)]
+    return Condition(labels=torch.tensor(labels)), named

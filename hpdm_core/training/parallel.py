@@ -19,6 +19,7 @@ from hpdm_core.training.sharding import local_all, shard_group
 
 Mode = Literal["single", "ddp", "fsdp"]
 Precision = Literal["fp32", "tf32", "bf16"]
+PREVIEW_METHODS = ("run_level", "context")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ def clip_gradients(params: list[nn.Parameter], max_norm: float) -> Tensor:
 def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
     """Share the weights out over all processes, block by block (FSDP2)."""
     try:
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     except ImportError:
         raise DeviceError(
             "train.parallel=fsdp needs torch's fully_shard",
@@ -186,4 +187,9 @@ def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
     mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(network, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    # Previews go through these and not through forward; they too must gather the weights.
+    for method in PREVIEW_METHODS:
+        if hasattr(network, method):
+            register_fsdp_forward_method(network, method)
+    return network

@@ -13,16 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from hpdm_core.build import build_diffusion, build_network
 from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, HpdmError, RecipeError
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import recipe_from_yaml, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs import train_checks
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import open_loader, run_train
+from hpdm_core.runs.train import run_train
+from hpdm_core.runs.train_data import open_loader
 from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.training.checkpoint import find_weights, list_checkpoints, read_weights
-from hpdm_core.training.parallel import start_parallel
 from tests.unit.training.test_loop import Said
 
 RECIPE = """
@@ -102,6 +103,37 @@ def test_a_run_leaves_everything_that_is_promised(recipe, tmp_path):
     assert recipe_from_yaml(weights.metadata["recipe"], "weights") == kept
     assert len(json.loads(weights.metadata["classes"])) == 9
     assert said.done == 6
+
+
+@pytest.mark.parametrize("conditioning", ["none", "class"])
+def test_previews_are_as_many_as_asked_for(recipe, tmp_path, conditioning):
+    recipe = changed(recipe, "model", conditioning=conditioning)
+    recipe = changed(recipe, "train", steps=1, preview_every=1, preview_videos=6)
+    go(recipe, tmp_path)
+    frames = list(decode_sequential(tmp_path / "samples" / "step-00000001.mp4"))
+    assert (len(frames), frames[0].shape) == (4, (2 * 32, 4 * 32, 3))
+
+
+def test_a_preview_that_cannot_be_written_does_not_stop_training(recipe, tmp_path):
+    said = Said()
+    (tmp_path / "samples").write_text("in the way")
+    recipe = changed(recipe, "train", steps=1, preview_every=1)
+    assert go(recipe, tmp_path, progress=said)["steps"] == 1
+    assert any("previews could not be written" in line for line in said.lines)
+
+
+def test_a_dry_run_counts_and_touches_nothing(recipe, tmp_path):
+    out = tmp_path / "run"
+    plan = go(recipe, out, dry_run=True)
+    assert not out.exists()
+    assert plan["levels"][1]["resolution"] == [4, 32, 32]
+    assert plan["tokens_per_level"] == [8, 8]
+    assert plan["parameters"]["total"] == go(recipe, out)["parameters"]
+    memory = plan["memory_bytes_per_device"]
+    assert memory["weights_and_optimizer"] == 20 * plan["parameters"]["total"]
+    bare = go(changed(recipe, "data", name="absent"), out, dry_run=True)
+    assert "counted with one class" in bare["notes"]
+    assert json.loads(json.dumps(plan)) == plan
 
 
 def test_six_steps_equal_four_and_two_bit_for_bit(recipe, tmp_path):
@@ -241,7 +273,8 @@ def test_the_memory_estimate_is_close_to_what_autograd_keeps(recipe, root, width
     }
     recipe = changed(recipe, "model", **model)
     batch_size = recipe.train.batch_size
-    loader = open_loader(recipe, open_dataset(root, "shapes"), start_parallel("cpu", mode="ddp"))
+    dataset = open_dataset(root, "shapes")
+    loader = open_loader(recipe, dataset, batch_size=batch_size, workers=0)
     batch = next(loader.batches(0))
     network = build_network(recipe)
     weights = {param.untyped_storage().data_ptr() for param in network.parameters()}
