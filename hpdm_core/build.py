@@ -1,10 +1,23 @@
 """From a recipe to objects: the only module that knows both."""
 
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
 from hpdm_core.errors import RecipeError
+from hpdm_core.geometry.boxes import pyramid_boxes
+from hpdm_core.geometry.tiles import parse_overlap
+from hpdm_core.inference.generate import SamplingSettings
+from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.hpdm import HPDM, NetworkSize
 from hpdm_core.model.rin import BlockSize
 from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition
+
+# Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
+COUNTED_TEXT_TOKENS = 77
 
 
 def build_network(recipe: Recipe) -> HPDM:
@@ -65,3 +78,93 @@ def build_diffusion(recipe: Recipe) -> PatchDiffusion:
         context_sigma=recipe.sampling.context_sigma,
         self_conditioning=recipe.model.self_conditioning,
     )
+
+
+def build_sampling(recipe: Recipe) -> SamplingSettings:
+    """Build the sampling settings of a recipe."""
+    sampling = recipe.sampling
+    return SamplingSettings(
+        steps=sampling.steps,
+        overlap=parse_overlap(sampling.overlap),
+        guidance=sampling.guidance,
+        sigma_min=sampling.sigma_min,
+        sigma_max=sampling.sigma_max,
+        rho=sampling.rho,
+        churn=sampling.churn,
+        context_sigma=sampling.context_sigma,
+        self_conditioning=recipe.model.self_conditioning > 0,
+    )
+
+
+def describe(recipe: Recipe) -> dict:
+    """Count a recipe's parameters, tokens and arithmetic on the meta device.
+
+    Returns:
+        {"parameters": {"total", and one per part}, "levels": [{"resolution", "patch", "tokens",
+        "blocks", "flops_forward"}], "tokens_per_level", "flops_per_video" (one forward pass of
+        one video's patches, a multiply-add being 2), "flops_per_video_training" (forward,
+        backward, and the extra pass of latent self-conditioning)}.
+    """
+    pyramid = recipe.pyramid.build()
+    with torch.device("meta"):
+        network = build_network(recipe)
+    grid = network.size.grid
+    tokens = grid[0] * grid[1] * grid[2]
+    forward = [_count_flops(recipe, network, levels) for levels in range(1, pyramid.num_levels + 1)]
+    per_level = [after - before for before, after in zip([0, *forward], forward, strict=False)]
+    backward = _count_flops(recipe, network, pyramid.num_levels, backward=True)
+    extra = forward[-1] if recipe.model.self_conditioning > 0 else 0
+    return {
+        "parameters": {
+            "total": sum(p.numel() for p in network.parameters()),
+            **{
+                name: sum(p.numel() for p in part.parameters())
+                for name, part in network.named_children()
+            },
+            "latents": network.latents.numel(),
+        },
+        "levels": [
+            {
+                "resolution": list(pyramid.levels[level]),
+                "patch": list(pyramid.patch),
+                "tokens": tokens,
+                "blocks": block_passes(recipe.model.levels_per_block, level),
+                "flops_forward": per_level[level],
+            }
+            for level in range(pyramid.num_levels)
+        ],
+        "tokens_per_level": [tokens] * pyramid.num_levels,
+        "flops_per_video": forward[-1],
+        "flops_per_video_training": backward + extra,
+    }
+
+
+def _count_flops(recipe: Recipe, network: HPDM, levels: int, *, backward: bool = False) -> int:
+    """Count one pass of the `levels` coarsest levels' patches of one video."""
+    run = _meta_pass(recipe, network, levels)
+    with FlopCounterMode(display=False) as counter:
+        total = run()
+        if backward:
+            total.backward()
+    return counter.get_total_flops()
+
+
+def _meta_pass(recipe: Recipe, network: HPDM, levels: int) -> Callable[[], torch.Tensor]:
+    pyramid, model = recipe.pyramid.build(), recipe.model
+    with torch.device("meta"):
+        inputs = tuple(torch.empty(1, 3, *pyramid.patch) for _ in range(levels))
+        labels = torch.empty(1, levels)
+        offsets = torch.zeros(1, pyramid.num_levels, 3, dtype=torch.int64)
+        condition = Condition(
+            labels=torch.zeros(1, dtype=torch.int64) if model.conditioning == "class" else None,
+            text=torch.empty(1, COUNTED_TEXT_TOKENS, model.condition_width),
+            text_mask=torch.ones(1, COUNTED_TEXT_TOKENS, dtype=torch.bool),
+        )
+    boxes = pyramid_boxes(pyramid, offsets)[:levels]
+
+    def run() -> torch.Tensor:
+        with torch.device("meta"):
+            outputs, _ = network(inputs, labels, boxes, condition, None)
+        return torch.stack([output.sum() for output in outputs]).sum()
+
+    return run

@@ -118,7 +118,7 @@ class PatchDiffusion:
                 for output, target, weight in zip(outputs, targets, weights, strict=True)
             ],
             dim=1,
-        )                                                                  # (b, l)
+        )  # (b, l)
         level_weights = errors.new_tensor(self.level_weights[:levels])
         per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
         return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)
@@ -136,8 +136,8 @@ class PatchDiffusion:
             ln_sigma = torch.randn(self.pyramid.num_levels, generator=generator, device=device)
             noise = torch.randn(levels, *shape, generator=generator, device=device)
             normals.append((ln_sigma[:levels], noise))
-        uniform = torch.stack(uniforms)                                    # (b, 4)
-        noise = torch.stack([n for _, n in normals], dim=1)                # (l, b, c, t, h, w)
+        uniform = torch.stack(uniforms)  # (b, 4)
+        noise = torch.stack([n for _, n in normals], dim=1)  # (l, b, c, t, h, w)
         mean = uniform.new_tensor(self.noise_mean[:levels])
         std = uniform.new_tensor(self.noise_std[:levels])
         sigma = (mean + std * torch.stack([z for z, _ in normals])).exp()  # (b, l)

@@ -8,6 +8,7 @@ Axis legend: `b` batch; `...` the axes of a video.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def sample_heun(
         noise: draws standard normal noise of the shape of `x`.
     """
     steps = len(sigmas) - 1
-    for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, sigma_next in pairwise(sigmas):
         if churn > 0 and CHURN_FROM <= sigma <= CHURN_TO:
             gamma = min(churn / steps, math.sqrt(2) - 1)
             raised = sigma * (1 + gamma)
@@ -66,7 +67,7 @@ def sample_euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor
         x: (b, ...) noise of standard deviation sigmas[0].
         sigmas: falling noise levels, the last one 0.
     """
-    for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, sigma_next in pairwise(sigmas):
         denoised = denoise(x, sigma)
         x = denoised + (x - denoised) * (sigma_next / sigma)
     return x

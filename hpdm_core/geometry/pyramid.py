@@ -68,16 +68,16 @@ def pyramid_problems(patch: Size3, levels: tuple[Size3, ...]) -> list[str]:
         )
     for index in range(1, len(levels)):
         coarse, fine = levels[index - 1], levels[index]
-        for axis, c, f in zip(AXIS_NAMES, coarse, fine, strict=True):
+        for axis, size, c, f in zip(AXIS_NAMES, patch, coarse, fine, strict=True):
             if f % c:
                 problems.append(
                     f"level {index} has {axis} {f}, which is not a whole multiple of level "
                     f"{index - 1}'s {c}; choose {c * max(1, round(f / c))}"
                 )
-            if f > c and patch[AXIS_NAMES.index(axis)] % 2:
+            if f > c and size % 2:
                 problems.append(
-                    f"patch has an odd {axis} {patch[AXIS_NAMES.index(axis)]} although level {index} "
-                    "grows along it; tiles overlap by half a patch, so make it even"
+                    f"patch has an odd {axis} {size} although level {index} grows along it; "
+                    "tiles overlap by half a patch, so make it even"
                 )
         if tuple(fine) == tuple(coarse):
             problems.append(f"level {index} equals level {index - 1} {list(fine)}; remove one")

@@ -41,7 +41,7 @@ class Resampler:
             (b, t, h, w, d) values at the centres of the box's cells; a centre beyond the
             outermost cell centres takes the border's value.
         """
-        b, t, h, w, d = features.shape
+        b, t, h, _, d = features.shape
         x = torch.matmul(self.w[:, None, None], features)
         x = torch.matmul(self.h[:, None], x.reshape(b, t, h, -1))
         x = torch.matmul(self.t, x.reshape(b, t, -1))

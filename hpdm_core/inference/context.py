@@ -10,7 +10,7 @@ Items are pairs (sample, patch), flattened with the patch running fastest.
 Axis legend: `b` samples, `i` items, `c` channels, `t h w` video, `n` tokens, `d` width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ class ContextSource:
         kept = None if self.cache is None else self.cache.get(("context", key))
         if kept is not None:
             return kept
-        context = self._context(self.ancestry.level, self._chain(items))
+        context = self._context(self.ancestry.level, self._chain(self.ancestry.level, items))
         if self.cache is not None:
             self.cache.put(("context", key), context)
         return context
@@ -70,7 +70,7 @@ class ContextSource:
         first pass start the second.
         """
         for level in range(self.ancestry.level):
-            chunks = list(chunked(self._num_items(level), self.batch))
+            chunks = torch.arange(self._num_items(level)).split(self.batch)
             if self_conditioning:
                 passes = [self._run(level, items, None).latents for items in chunks]
                 self.latents.append(torch.cat(passes))
@@ -99,11 +99,8 @@ class ContextSource:
         entry = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self.cache.put(("features", level), entry)
 
-    def _chain(self, items: Tensor) -> list[Tensor]:
-        """Return for each level the items that the given tiles are nested in, themselves last."""
-        return self._chain_from(self.ancestry.level, items)
-
-    def _chain_from(self, level: int, items: Tensor) -> list[Tensor]:
+    def _chain(self, level: int, items: Tensor) -> list[Tensor]:
+        """Return for each level the items that those of `level` are nested in, themselves last."""
         chain = [items]
         for k in range(level, 0, -1):
             sample, patch = self._split(k, chain[0])
@@ -127,7 +124,7 @@ class ContextSource:
         return self.denoiser.context(features, boxes)
 
     def _run(self, level: int, items: Tensor, latents: Tensor | None) -> LevelOutput:
-        context = self._context(level, self._chain_from(level, items))
+        context = self._context(level, self._chain(level, items))
         return self._denoise(level, items, context, latents)
 
     def _denoise(
@@ -160,11 +157,6 @@ class ContextSource:
 
     def _num_items(self, level: int) -> int:
         return len(self.videos[0]) * len(self.ancestry.offsets[level])
-
-
-def chunked(count: int, size: int) -> Iterator[Tensor]:
-    """Yield 0 .. count - 1 in runs of at most `size`."""
-    yield from torch.arange(count).split(size)
 
 
 def gather_patches(pyramid: Pyramid, video: Tensor, sample: Tensor, offsets: Tensor) -> Tensor:

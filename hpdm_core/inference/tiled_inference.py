@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
+from hpdm_core.errors import DeviceError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry, tile_counts, tile_slices
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.context import ContextSource, chunked, gather_patches
+from hpdm_core.inference.context import ContextSource, gather_patches
 from hpdm_core.records import Condition
 
 
@@ -66,7 +67,7 @@ class TiledLevel:
     self_conditioning: bool
     share: Share = field(default_factory=Share)
     _source: ContextSource | None = None
-    _latents: dict[int, Tensor] = field(default_factory=dict)
+    _latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._ancestry = make_ancestry(self.pyramid, self.level, self.overlap)
@@ -76,22 +77,42 @@ class TiledLevel:
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the averaged estimate of the clean scaled video.
 
+        Where memory runs out, the cache moves off the device, then tile batches shrink.
+
         Args:
             x: (b, c, t, h, w) at noise level `sigma`.
+
+        Raises:
+            DeviceError: not even one tile fits.
         """
-        if self._source is None:
-            self._prepare(len(x))
-        total = torch.zeros_like(x)
-        chunks = list(chunked(len(x) * len(self._offsets), self.tile_batch))
-        own = range(self.share.rank, len(chunks), self.share.world_size)
-        for number in own:
-            self._add_tiles(total, number, chunks[number], x, sigma)
-        if self.cache is not None:
-            self._source.settle(own)
+        while True:
+            try:
+                total, self._latents = self._own_tiles(x, sigma)
+                break
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
         self.share.sum_over_processes(total)
         return total / self._counts.to(x.device)
 
-    def _prepare(self, batch: int) -> None:
+    def _own_tiles(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
+        """Denoise this process's tiles; return their sum in place and their latents."""
+        items = torch.arange(len(x) * len(self._offsets))
+        items = items.tensor_split(self.share.world_size)[self.share.rank]
+        if self._source is None:
+            self._prepare()
+        total = torch.zeros_like(x)
+        latents = []
+        chunks = items.split(self.tile_batch)
+        for number, chunk in enumerate(chunks):
+            start = None
+            if self._latents is not None:
+                start = self._latents[number * self.tile_batch :][: len(chunk)]
+            latents.append(self._add_tiles(total, number, chunk, x, sigma, start))
+        if self.cache is not None:
+            self._source.settle(range(len(chunks)))
+        return total, torch.cat(latents) if self.self_conditioning and latents else None
+
+    def _prepare(self) -> None:
         self._source = ContextSource(
             denoiser=self.denoiser,
             pyramid=self.pyramid,
@@ -106,8 +127,14 @@ class TiledLevel:
         self._source.prepare(self_conditioning=self.self_conditioning)
 
     def _add_tiles(
-        self, total: Tensor, number: int, items: Tensor, x: Tensor, sigma: float
-    ) -> None:
+        self,
+        total: Tensor,
+        number: int,
+        items: Tensor,
+        x: Tensor,
+        sigma: float,
+        latents: Tensor | None,
+    ) -> Tensor:
         """Denoise one chunk of tiles and add them where they belong, in a fixed order."""
         sample, tile = items // len(self._offsets), items % len(self._offsets)
         offsets = self._offsets[tile]
@@ -117,10 +144,27 @@ class TiledLevel:
             level=self.level,
             condition=self.condition.select(sample.to(x.device)),
             context=self._source.context(number, items),
-            latents=self._latents.get(number),
+            latents=latents,
         )
-        if self.self_conditioning:
-            self._latents[number] = result.latents
         places = zip(sample.tolist(), offsets.tolist(), result.output, strict=True)
         for s, offset, patch in places:
             total[(s, slice(None), *tile_slices(self.pyramid, offset))] += patch
+        return result.latents
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        """Make room: the cache off the device first, then half as many tiles at a time."""
+        if self.cache is not None and self.cache.device_budget > 0:
+            self.cache.device_budget = 0
+        elif self.tile_batch > 1:
+            self.tile_batch //= 2
+        else:
+            raise DeviceError(
+                "one tile does not fit into the device's memory",
+                got=str(error).splitlines()[0],
+                remedy="generate fewer videos at a time, or use another device",
+            ) from error
+        if self.cache is not None:
+            self.cache.clear()
+        self._source = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -56,9 +56,7 @@ class ConditioningTokens(nn.Module):
         )
         self.project = nn.Linear(condition_width, width) if condition_width is not None else None
 
-    def forward(
-        self, noise_labels: Tensor, condition: Condition
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, noise_labels: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """Return (b, k, d) tokens and their (b, k) mask (None where all count).
 
         Args:

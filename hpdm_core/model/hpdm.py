@@ -166,8 +166,8 @@ class HPDM(nn.Module):
         """
         levels, batch = len(inputs), len(inputs[0])
         links = [self._links(boxes, level) for level in range(levels)]
-        tokens = self._tokenize(inputs, links)                            # l x (b, n, d)
-        states = [                                                        # l x (b, m, d)
+        tokens = self._tokenize(inputs, links)  # l x (b, n, d)
+        states = [  # l x (b, m, d)
             self._start_latents(batch, None if latents is None else latents[level])
             for level in range(levels)
         ]
@@ -224,7 +224,7 @@ class HPDM(nn.Module):
         features = [inputs] if self.shallow else []
         for index in range(start, len(self.blocks)):
             if not self.shallow and self.size.levels_per_block[index] > level + 1:
-                features.append(tokens)
+                features.append(tokens)  # from the first block that level + 1 enters
             if level > 0 and not self.shallow:
                 tokens = self.fusion[str(index)](tokens, context[index - start])
             state, tokens = self.blocks[index](state, tokens, cond, mask)
@@ -252,25 +252,16 @@ class HPDM(nn.Module):
         loads = self.size.levels_per_block
         terms = []
         for index in range(first_block(loads, level), len(self.blocks)):
-            # Level k's features start at the first block that level k + 1 enters and k itself is in.
-            ancestors = [
-                features[k][index - self._first_feature(k)] for k in range(level)
-            ]
+            ancestors = [features[k][index - first_block(loads, k + 1)] for k in range(level)]
             terms.append(self._deep_term(index, ancestors, links))
         return tuple(terms)
-
-    def _first_feature(self, level: int) -> int:
-        """Return the first block whose inputs on `level` a finer level reads."""
-        return first_block(self.size.levels_per_block, level + 1)
 
     def _links(self, boxes: tuple[Box, ...], level: int) -> "Links":
         box, grid = boxes[level], self.size.grid
         return Links(
             coordinates=cell_centres(box, grid),
             relative=tuple(box.relative_to(boxes[k]) for k in range(level)),
-            resamplers=tuple(
-                make_resampler(box.relative_to(boxes[k]), grid) for k in range(level)
-            ),
+            resamplers=tuple(make_resampler(box.relative_to(boxes[k]), grid) for k in range(level)),
         )
 
     def _tokenize(self, inputs: tuple[Tensor, ...], links: "list[Links]") -> list[Tensor]:

@@ -1,0 +1,109 @@
+"""What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
+
+import math
+from dataclasses import replace
+
+from hpdm_core.errors import HpdmError, RecipeError
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
+from hpdm_core.inference.generate import SamplingSettings, evaluations
+from hpdm_core.model.adaptive_computation import block_passes, first_block
+from hpdm_core.recipe.schema import ModelRecipe, Recipe
+
+FLOAT_BYTES = 4
+
+
+def with_options(
+    settings: SamplingSettings,
+    *,
+    overlap: str | None,
+    steps: tuple[int, ...] | None,
+    guidance: float | None,
+    text: bool,
+) -> SamplingSettings:
+    """Apply the command line's options to a recipe's settings.
+
+    Args:
+        text: whether the model draws texts: then nothing is stochastic (appendix A).
+
+    Raises:
+        HpdmError: an option is out of range.
+    """
+    if steps is not None:
+        if len(steps) != len(settings.steps):
+            raise HpdmError(
+                "--steps gives solver steps per level",
+                got=f"{len(steps)} of them",
+                expected=f"{len(settings.steps)}, coarsest first",
+            )
+        if min(steps) < 1:
+            raise HpdmError("--steps counts solver steps", got=list(steps), expected="at least 1")
+    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
+        raise HpdmError("--guidance is out of range", got=guidance, expected="0 or more")
+    return replace(
+        settings,
+        overlap=settings.overlap if overlap is None else parse_overlap(overlap),
+        steps=settings.steps if steps is None else steps,
+        guidance=settings.guidance if guidance is None else guidance,
+        churn=0.0 if text else settings.churn,
+    )
+
+
+def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
+    """Count what one video takes, level by level.
+
+    A block pass is one block on one tile. `block_passes_uncached` is what running every tile's
+    ancestors again in each evaluation takes; `block_passes_cached` is the tiles alone, and
+    `block_passes_context` what the ancestors cost once.
+    """
+    pyramid, model = recipe.pyramid.build(), recipe.model
+    loads = model.levels_per_block
+    rows = []
+    for level in range(pyramid.num_levels):
+        ancestry = make_ancestry(pyramid, level, settings.overlap)
+        tiles, calls = len(ancestry.offsets[level]), evaluations(settings, level)
+        own = block_passes(loads, level)
+        below = sum(block_passes(loads, k) for k in range(level))
+        nodes = sum(len(ancestry.offsets[k]) * block_passes(loads, k) for k in range(level))
+        branches = 1 if settings.guidance == 1.0 else 2
+        passes = branches * (2 if settings.self_conditioning else 1)
+        rows.append(
+            {
+                "resolution": list(pyramid.levels[level]),
+                "tiles": tiles,
+                "steps": settings.steps[level],
+                "evaluations": calls,
+                "block_passes_cached": calls * tiles * own,
+                "block_passes_uncached": calls * tiles * (own + below),
+                "block_passes_context": nodes * passes,
+                "cache_bytes": branches * tiles * context_bytes(model, pyramid, level),
+            }
+        )
+    return rows
+
+
+def context_bytes(model: ModelRecipe, pyramid: Pyramid, level: int) -> int:
+    """Return the bytes of one tile's context."""
+    if level == 0:
+        return 0
+    tokens = math.prod(p // t for p, t in zip(pyramid.patch, model.token, strict=True))
+    terms = 1
+    if model.context == "deep":
+        terms = len(model.levels_per_block) - first_block(model.levels_per_block, level)
+    return FLOAT_BYTES * terms * tokens * model.data_width
+
+
+def check_overlaps(overlaps: list[str]) -> list[str]:
+    """Return the overlaps to compare, parsed.
+
+    Raises:
+        RecipeError: one is unknown, or there is only one.
+    """
+    parsed = [parse_overlap(overlap) for overlap in overlaps]
+    if len(set(parsed)) != len(parsed) or len(parsed) == 1:
+        raise RecipeError(
+            "--compare-overlaps puts overlaps side by side",
+            got=", ".join(overlaps),
+            expected="two or more different ones",
+        )
+    return parsed
