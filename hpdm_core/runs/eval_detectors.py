@@ -22,7 +22,7 @@ from hpdm_core.progress import Progress
 Metric = Literal["fvd", "is"]
 METRICS: tuple[Metric, ...] = ("fvd", "is")
 # Seconds before an address is tried again: there are others.
-MIRROR_PAUSE = 0.2
+MIRROR_PAUSE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,39 @@ def cache_folder() -> Path:
     return Path(base) / "hpdm"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Quietly:
+    """Shows how far a download is, but not every attempt: there are other addresses."""
+
+    progress: Progress
+
+    def start(self, description: str, total: int | None) -> None:
+        self.progress.start(description, total)
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        self.progress.advance(amount, **fields)
+
+    def say(self, text: str) -> None:
+        """Keep the attempts to ourselves."""
+
+    def stop(self) -> None:
+        self.progress.stop()
+
+
 def fetch_from_mirrors(progress: Progress) -> Fetch:
     """Return a function that tries one address after the other."""
 
     def fetch(urls: Sequence[str], path: Path, sha256: str) -> None:
-        problems = []
+        problem: Exception = MetricError("no address")
         for url in urls:
             try:
-                download(Remote(url=url, sha256=sha256), path, progress, pause=MIRROR_PAUSE)
+                remote = Remote(url=url, sha256=sha256)
+                download(remote, path, _Quietly(progress=progress), pause=MIRROR_PAUSE)
                 return
-            except (HpdmError, OSError) as problem:
-                problems.append(str(problem))
-        raise MetricError(f"no address of {path.name} answers", got="; ".join(problems))
+            except (HpdmError, OSError) as error:
+                problem = error
+        reason = problem.__cause__ or problem
+        raise MetricError(f"none of {len(urls)} addresses gave it, the last because: {reason}")
 
     return fetch
 

@@ -107,9 +107,9 @@ def run_eval_fvd(
     )
     desk = _Desk(cache / "features", judges, batch or _batch(comparison.frames, parallel), parallel)
     features = desk.features(comparison, progress)
-    result = _description(comparison, judges) | scores(
-        features, comparison, judges, seed=seed, force=force, tell=progress.say
-    )
+    figures = scores(features, comparison, judges, seed=seed, force=force, tell=progress.say)
+    # What was asked for comes first, then all that it depends on.
+    result = {"scores": figures["scores"]} | _description(comparison, judges) | figures
     result["seconds"] = round(time.monotonic() - began, 1)
     if parallel.is_main:
         result["file"] = str(_write(out or DEFAULT_OUT, result))

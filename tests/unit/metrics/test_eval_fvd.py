@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from evalkit import FRAMES, StandIn, write_dataset, write_shapes
 
 from hpdm_core.data.video_io import write_mp4
-from hpdm_core.errors import HpdmError, MetricError
+from hpdm_core.errors import DataError, HpdmError, MetricError
 from hpdm_core.metrics import uncertainty, weights
+from hpdm_core.progress import NoProgress
+from hpdm_core.runs.eval_detectors import fetch_from_mirrors
 from hpdm_core.runs.eval_fakes import draw_labels, to_uint8
 from hpdm_core.runs.eval_fvd import run_eval_fvd
 
@@ -251,6 +253,33 @@ def test_absent_detectors_are_named_with_all_that_is_needed(score, folder):
         score(samples=folder, detector="i3d")
     with pytest.raises(MetricError, match=r"conv3d_deepnetA_ucf.npz.*github.com/rezoo"):
         score(samples=folder, detector="i3d", metrics=["is"])
+
+
+def test_mirrors_are_tried_in_turn(tmp_path, monkeypatch):
+    asked, told = [], []
+
+    def download(remote, target, progress, *, pause):
+        asked.append((remote.url, remote.sha256))
+        progress.start("downloading", 3)
+        progress.advance(1, rate="slow")
+        progress.say("failed once")
+        progress.stop()
+        if remote.url != "b":
+            raise DataError(f"{remote.url} is gone") from OSError("HTTP 404")
+
+    class Told(NoProgress):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    monkeypatch.setattr("hpdm_core.runs.eval_detectors.download", download)
+    fetch = fetch_from_mirrors(Told())
+    fetch(("a", "b", "c"), tmp_path / "net.pt", "abc")
+    assert asked == [("a", "abc"), ("b", "abc")]
+    assert told == []
+    with pytest.raises(
+        MetricError, match="none of 2 addresses gave it, the last because: HTTP 404"
+    ):
+        fetch(("a", "c"), tmp_path / "net.pt", "abc")
 
 
 @pytest.mark.parametrize(
