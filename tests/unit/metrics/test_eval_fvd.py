@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -11,9 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from evalkit import FRAMES, StandIn, write_dataset, write_shapes
-
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import DataError, HpdmError, MetricError
 from hpdm_core.metrics import uncertainty, weights
@@ -21,6 +17,7 @@ from hpdm_core.progress import NoProgress
 from hpdm_core.runs.eval_detectors import fetch_from_mirrors
 from hpdm_core.runs.eval_fakes import draw_labels, to_uint8
 from hpdm_core.runs.eval_fvd import run_eval_fvd
+from tests.unit.metrics.evalkit import FRAMES, StandIn, write_dataset, write_shapes
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,10 @@
 """A checkpoint is opened, sampled level by level, and scored: the real sampling path, tiny."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from evalkit import write_dataset
 
 from hpdm_core.build import build_network
 from hpdm_core.errors import CheckpointError, MetricError
@@ -17,6 +12,7 @@ from hpdm_core.recipe.load import load_recipe, recipe_to_yaml
 from hpdm_core.runs.eval_fvd import run_eval_fvd
 from hpdm_core.runs.eval_model import open_model
 from hpdm_core.training.checkpoint import write_tensors
+from tests.unit.metrics.evalkit import write_dataset
 
 CLASSES = ("circle-sliding", "square-bobbing")
 TINY = (

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-sys.path.insert(0, str(Path(__file__).parent))
-from evalkit import write_shapes
-
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance, merge_over_ranks
 from hpdm_core.runs.eval_fvd import run_eval_fvd
+from tests.unit.metrics.evalkit import write_shapes
 
 
 def features(seed: int) -> torch.Tensor:
