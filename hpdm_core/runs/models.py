@@ -77,16 +77,14 @@ def load_model(
     recipe = recipe_from_yaml(weights.metadata["recipe"], str(weights.path))
     with torch.device("meta"):
         network = build_network(recipe)
-    wrong = {
-        name for name, p in network.state_dict().items() if not _fits(p, weights.tensors, name)
-    }
-    if wrong or weights.tensors.keys() - network.state_dict().keys():
+    try:
+        network.load_state_dict(weights.tensors, assign=True)
+    except RuntimeError as error:
         raise CheckpointError(
             f"{weights.path} does not fit the recipe inside it",
-            got=f"other weights at {', '.join(sorted(wrong)[:3]) or 'unknown names'}",
+            got=str(error).splitlines()[1].strip(),
             expected="a file as `hpdm train` wrote it",
-        )
-    network.load_state_dict(weights.tensors, assign=True)
+        ) from error
     return LoadedModel(
         path=weights.path,
         sha256=weights.sha256,

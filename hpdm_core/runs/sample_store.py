@@ -78,6 +78,7 @@ class SampleStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
             remove_partials(self.folder)
+            self._mend()
 
     def lines(self) -> list[dict]:
         """Return the finished videos' lines, those of all processes; a torn last line is none."""
@@ -152,6 +153,13 @@ class SampleStore:
         with atomic_path(self.folder / SHEET) as partial:
             contact_sheet(videos, captions).save(partial)
         return self.folder / SHEET
+
+    def _mend(self) -> None:
+        """End a line that a kill tore, so that the next one starts on its own."""
+        for path in self.folder.glob("samples*.jsonl"):
+            text = path.read_text(encoding="utf-8")
+            if text and not text.endswith("\n"):
+                write_text(path, text[: text.rfind("\n") + 1])
 
     def _append(self, line: dict) -> None:
         name = LINES if self.rank == 0 else f"samples-{self.rank}.jsonl"
