@@ -33,6 +33,7 @@ class VideoEntry:
         label: index into the data set's classes, `NO_CLASS` for none.
         class_name: the class in words, or None.
         caption: a text, or None.
+        more_captions: other texts that say the same; training takes one of all at random.
         split: 'train', 'test', ...
         is_image: whether it is a still (one frame).
         source: where it came from, relative to the source folder.
@@ -47,6 +48,7 @@ class VideoEntry:
     label: int = NO_CLASS
     class_name: str | None = None
     caption: str | None = None
+    more_captions: tuple[str, ...] = ()
     split: str = "train"
     is_image: bool = False
     source: str
@@ -90,6 +92,11 @@ class VideoDataset:
                 remedy="change data.split",
             )
         return chosen
+
+    def captions(self, split: str) -> list[str]:
+        """Return every caption of a split."""
+        entries = self.split(split)
+        return [c for e in entries for c in (e.caption, *e.more_captions) if c is not None]
 
     def file(self, entry: VideoEntry) -> Path:
         return self.folder / entry.path
@@ -179,10 +186,15 @@ def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
+def entry_from_json(line: dict[str, Any]) -> VideoEntry:
+    """Return the entry that `dataclasses.asdict` turned into `line`."""
+    return VideoEntry(**line | {"more_captions": tuple(line.get("more_captions", ()))})
+
+
 def _parse_entry(line: dict[str, Any], place: str) -> VideoEntry:
     known = {field.name for field in fields(VideoEntry)}
     try:
-        entry = VideoEntry(**{key: value for key, value in line.items() if key in known})
+        entry = entry_from_json({key: value for key, value in line.items() if key in known})
     except TypeError as error:
         raise DataError(f"{place} lacks a field", remedy="prepare the data set again") from error
     path = PurePosixPath(entry.path)

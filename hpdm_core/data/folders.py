@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpdm_core.data.prepare import DecodingOptions, Plan, SourceVideo
+from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
 
 VIDEO_SUFFIXES = frozenset(

@@ -10,27 +10,17 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from hpdm_core.data.clips import ClipPixels, ClipReader, TemporalDownsampling, foreign_patch
+from hpdm_core.data.batch_maker import BatchMaker, MadeBatch, StepTask
+from hpdm_core.data.clips import ClipReader, TemporalDownsampling
 from hpdm_core.data.dataset import VideoDataset, VideoEntry
-from hpdm_core.data.order import (
-    ClipRules,
-    Draw,
-    ShortClips,
-    choose_video,
-    draw_sample,
-    sample_rng,
-)
-from hpdm_core.data.pool import NO_MARK, Mark, WorkerLost, WorkerPool
-from hpdm_core.data.resample import Region, area_mean
-from hpdm_core.data.video_io import UnusableVideo
+from hpdm_core.data.order import ClipRules, ShortClips
+from hpdm_core.data.pool import NO_MARK, WorkerLost, WorkerPool
+from hpdm_core.data.text_store import TextStore
 from hpdm_core.errors import DataError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import Condition, PatchBatch
@@ -38,142 +28,8 @@ from hpdm_core.records import Condition, PatchBatch
 log = logging.getLogger("hpdm.data")
 
 Conditioning = Literal["none", "class", "text"]
-MOST_ATTEMPTS = 20
 MOST_LOST_WORKERS = 8
 BATCHES_AHEAD = 2
-# Pixels averaged in one go: large enough for speed, small enough to stay in the cache.
-PIXELS_AT_ONCE = 1 << 21
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Step:
-    """What a worker is asked for: a step, and the entries known to kill workers."""
-
-    step: int
-    deadly: frozenset[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """What a worker sends back.
-
-    Args:
-        patches: (l, b, c, t, h, w) float32.
-        offsets: (b, l, 3) int64.
-        videos: (b,) which entry each sample came from.
-        faults: (entry, reason) of every bad file that was met.
-    """
-
-    patches: Tensor
-    offsets: Tensor
-    videos: list[int]
-    faults: list[tuple[int, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchMaker:
-    """Makes this rank's share of any step's batch; picklable, and stateless but for the cache."""
-
-    entries: tuple[VideoEntry, ...]
-    reader: ClipReader
-    rules: ClipRules
-    seed: int
-    batch_size: int
-    indices: range
-
-    def __call__(self, task: _Step, mark: Mark) -> _Made:
-        pyramid, count = self.rules.pyramid, len(self.indices)
-        shape = (pyramid.num_levels, count, 3, *pyramid.patch)
-        patches = torch.empty(shape)
-        taken = [self._take(task, index, mark) for index in self.indices]
-        for level in range(pyramid.num_levels):
-            self._fill_level(patches[level], level, [(s.clip, s.draw) for s in taken])
-        return _Made(
-            patches=patches.div_(127.5).sub_(1.0),
-            offsets=torch.from_numpy(np.stack([s.draw.offsets for s in taken])),
-            videos=[s.video for s in taken],
-            faults=[fault for s in taken for fault in s.faults],
-        )
-
-    def _take(self, task: _Step, index: int, mark: Mark) -> "_Taken":
-        faults = []
-        for attempt in range(MOST_ATTEMPTS):
-            rng = sample_rng(self.seed, task.step, index, attempt)
-            number = task.step * self.batch_size + index
-            video = choose_video(
-                rng, seed=self.seed, number=number, count=len(self.entries), attempt=attempt
-            )
-            if video in task.deadly:
-                faults.append((video, "it ended or hung a worker"))
-                continue
-            draw = draw_sample(rng, self.rules, self.entries[video])
-            mark(video)
-            try:
-                clip = self.reader.read(video, draw)
-            except UnusableVideo as error:
-                faults.append((video, error.detail))
-                continue
-            return _Taken(video=video, clip=clip, draw=draw, faults=faults)
-        names = ", ".join(self.entries[video].path for video, _ in faults[:3])
-        raise DataError(
-            f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
-            remedy="check the disk, then run `hpdm prep` again: it mends what has changed",
-        )
-
-    def _fill_level(self, out: Tensor, level: int, samples: list[tuple[ClipPixels, Draw]]) -> None:
-        """Write the patches of one level, (b, c, t, h, w) in 0..255."""
-        pyramid = self.rules.pyramid
-        exact = [place for place, (clip, _) in enumerate(samples) if clip.crop is None]
-        for place, (clip, draw) in enumerate(samples):
-            if clip.crop is not None:
-                region = Region(
-                    clip=pyramid.resolution[1:],
-                    stride=pyramid.stride(level)[1:],
-                    offset=_corner(draw, pyramid, level),
-                    size=pyramid.patch[1:],
-                )
-                patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
-                out[place] = patch.flip(-1) if draw.mirrored else patch
-        stride = pyramid.stride(level)
-        per_sample = 3 * int(np.prod(pyramid.patch)) * int(np.prod(stride))
-        at_once = max(1, PIXELS_AT_ONCE // per_sample)
-        for start in range(0, len(exact), at_once):
-            places = exact[start : start + at_once]
-            areas = [self._exact_area(level, *samples[place]) for place in places]
-            frames_at_once = areas[0].shape[1] // pyramid.patch[0]
-            mean = area_mean(np.stack(areas), (frames_at_once, *stride[1:]))
-            out[places] = torch.from_numpy(mean)
-
-    def _exact_area(self, level: int, clip: ClipPixels, draw: Draw) -> np.ndarray:
-        """Return the clip's pixels under a level's patch: (c, t k, h s, w s) uint8."""
-        pyramid = self.rules.pyramid
-        _, height, width = pyramid.patch
-        _, stride_y, stride_x = pyramid.stride(level)
-        y, x = _corner(draw, pyramid, level)
-        rows = clip.rows[self.reader.level_frames(level, draw).ravel()]
-        area = clip.pixels[
-            :,
-            rows,
-            y * stride_y : (y + height) * stride_y,
-            x * stride_x : (x + width) * stride_x,
-        ]
-        return area[..., ::-1] if draw.mirrored else area
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Taken:
-    video: int
-    clip: ClipPixels
-    draw: Draw
-    faults: list[tuple[int, str]]
-
-
-def _corner(draw: Draw, pyramid: Pyramid, level: int) -> tuple[int, int]:
-    """Return the patch's (y, x) in the clip as it is stored, that is before mirroring."""
-    _, y, x = (int(offset) for offset in draw.offsets[level])
-    if draw.mirrored:
-        x = pyramid.levels[level][2] - pyramid.patch[2] - x
-    return y, x
 
 
 class PatchLoader:
@@ -239,7 +95,7 @@ class PatchLoader:
             image_share=image_share,
         )
         self.usable, entries = _usable_entries(dataset, split, rules)
-        self._check_conditioning(dataset, conditioning)
+        text = _check_conditioning(dataset, conditioning, split)
         share = batch_size // world_size
         reader = ClipReader(
             dataset.folder,
@@ -252,6 +108,7 @@ class PatchLoader:
             entries=entries,
             reader=reader,
             rules=rules,
+            text=text,
             seed=seed,
             batch_size=batch_size,
             indices=range(rank * share, (rank + 1) * share),
@@ -260,19 +117,11 @@ class PatchLoader:
         self._conditioning = conditioning
         self._workers = workers
         self._timeout = timeout
-        self._pool: WorkerPool[_Step, _Made] | None = None
+        self._pool: WorkerPool[StepTask, MadeBatch] | None = None
         self._deadly: set[int] = set()
         self._lost = 0
         self.replaced = 0
         self.bad_files: dict[Path, str] = {}
-
-    @staticmethod
-    def _check_conditioning(dataset: VideoDataset, conditioning: Conditioning) -> None:
-        if conditioning == "class" and not dataset.classes:
-            raise DataError(
-                f"data set {dataset.name!r} has no classes",
-                remedy="set model.conditioning=none, or prepare videos in a folder per class",
-            )
 
     def batches(self, start_step: int) -> Iterator[PatchBatch]:
         """Yield the batches of `start_step` and after, without end.
@@ -282,7 +131,7 @@ class PatchLoader:
         """
         if self._workers == 0:
             made = (
-                self._maker(_Step(step=step, deadly=frozenset()), lambda _: None)
+                self._maker(StepTask(step=step, deadly=frozenset()), lambda _: None)
                 for step in itertools.count(start_step)
             )
         else:
@@ -296,12 +145,16 @@ class PatchLoader:
             self._pool.close()
             self._pool = None
 
-    def _from_workers(self, start_step: int) -> Iterator[_Made]:
+    def _from_workers(self, start_step: int) -> Iterator[MadeBatch]:
         self.close()
         self._pool = WorkerPool(
-            self._maker, workers=self._workers, timeout=self._timeout, setup=_one_thread
+            self._maker,
+            workers=self._workers,
+            timeout=self._timeout,
+            setup=_one_thread,
+            preload=__name__,
         )
-        ready: dict[int, _Made] = {}
+        ready: dict[int, MadeBatch] = {}
         submitted = start_step
         try:
             for step in itertools.count(start_step):
@@ -322,7 +175,7 @@ class PatchLoader:
             self.close()
 
     def _submit(self, step: int) -> None:
-        self._pool.submit(_Step(step=step, deadly=frozenset(self._deadly)))
+        self._pool.submit(StepTask(step=step, deadly=frozenset(self._deadly)))
 
     def _note_loss(self, loss: WorkerLost) -> None:
         self._lost += 1
@@ -337,7 +190,7 @@ class PatchLoader:
                 remedy="is there memory left? lower data.workers or data.memory_cache_gb",
             ) from loss
 
-    def _finish(self, made: _Made) -> PatchBatch:
+    def _finish(self, made: MadeBatch) -> PatchBatch:
         entries = self._maker.entries
         for video, reason in made.faults:
             self.replaced += 1
@@ -349,15 +202,34 @@ class PatchLoader:
         return PatchBatch(
             patches=tuple(made.patches.unbind(0)),
             offsets=made.offsets,
-            condition=self._condition(taken),
+            condition=self._condition(made, taken),
             indices=torch.tensor(self._maker.indices),
             keys=tuple(entry.path for entry in taken),
         )
 
-    def _condition(self, taken: list[VideoEntry]) -> Condition:
+    def _condition(self, made: MadeBatch, taken: list[VideoEntry]) -> Condition:
         if self._conditioning == "class":
             return Condition(labels=torch.tensor([entry.label for entry in taken]))
+        if made.text is not None:
+            embeddings, mask = made.text
+            return Condition(text=embeddings, text_mask=mask)
         return Condition()
+
+
+def _check_conditioning(
+    dataset: VideoDataset, conditioning: Conditioning, split: str
+) -> TextStore | None:
+    """Return the text embeddings where they are needed; raise DataError where they lack."""
+    if conditioning == "class" and not dataset.classes:
+        raise DataError(
+            f"data set {dataset.name!r} has no classes",
+            remedy="set model.conditioning=none, or prepare videos in a folder per class",
+        )
+    if conditioning != "text":
+        return None
+    store = TextStore(dataset.folder)
+    store.check(["", *dataset.captions(split)])
+    return store
 
 
 def _usable_entries(

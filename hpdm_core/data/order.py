@@ -91,6 +91,13 @@ def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -
     return Draw(frames=frames, mirrored=mirrored, offsets=sample_offsets(rules.pyramid, rng))
 
 
+def choose_caption(rng: np.random.Generator, entry: VideoEntry) -> str:
+    """Return one of a video's captions, '' if it has none."""
+    if not entry.more_captions:
+        return entry.caption or ""
+    return (entry.caption, *entry.more_captions)[rng.integers(1 + len(entry.more_captions))]
+
+
 def _draw_frames(rng: np.random.Generator, rules: ClipRules, available: int) -> np.ndarray:
     frames = np.arange(0, rules.span, rules.frame_stride)
     if available >= rules.span:

@@ -8,7 +8,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,130 +17,22 @@ from hpdm_core.data.dataset import (
     MANIFEST,
     NO_CLASS,
     REJECTED,
-    Kind,
     VideoEntry,
-    read_header,
-    read_json_lines,
-    read_manifest,
     write_header,
     write_json_lines,
     write_manifest,
 )
+from hpdm_core.data.journal import JOURNAL, Findings, earlier_findings, learn
+from hpdm_core.data.plan import VIDEOS, Job, Plan, SourceVideo, targets
 from hpdm_core.data.pool import Mark, WorkerLost, WorkerPool, attempt, run_tasks, usable_cores
-from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
-from hpdm_core.data.video_io import CRF, GOP, Problem
+from hpdm_core.data.transcode import Refused, Transcoded
 from hpdm_core.errors import DataError
 from hpdm_core.progress import Progress
 
-JOURNAL = "prep.journal.jsonl"
-VIDEOS = "videos"
-MIN_FRAMES = 16
 # Starting processes takes longer than making this many videos does.
 WORTH_WORKERS = 4
 # A film of two hours takes a core some 20 minutes.
 HUNG_SECONDS = 4 * 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceVideo:
-    """A video that a scan of the source found.
-
-    Args:
-        file: where it lies; None where it is made on the spot.
-        name: what to call it, unique, relative to the source, with forward slashes.
-        class_name, caption, split, is_image: as in `VideoEntry`.
-        problem: why it is refused without being decoded, as (kind, words).
-    """
-
-    file: Path | None
-    name: str
-    class_name: str | None = None
-    caption: str | None = None
-    split: str = "train"
-    is_image: bool = False
-    problem: tuple[Problem, str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One video for a worker to make.
-
-    Args:
-        video: its source.
-        target: the canonical MP4 to write.
-        known_sha256: hash of the source when `target` was last written, '' if never.
-    """
-
-    video: SourceVideo
-    target: Path
-    known_sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What one preparation shall make.
-
-    Args:
-        folder: the data set's folder.
-        name, kind, classes: as in `VideoDataset`.
-        source: the source in words, for the header.
-        videos: everything that the scan found.
-        make: writes one canonical video; importable by name, for it runs in workers.
-        settings: what every canonical video depends on besides its source; others are made anew.
-        workers: processes; None takes every core.
-        notes: what the user should know about the scan.
-    """
-
-    folder: Path
-    name: str
-    kind: Kind
-    classes: tuple[str, ...]
-    source: str
-    videos: Sequence[SourceVideo]
-    make: Callable[[Job], Transcoded | Refused]
-    settings: dict[str, Any]
-    workers: int | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass
-class Findings:
-    """What is known about each source so far, by its name."""
-
-    entries: dict[str, VideoEntry] = field(default_factory=dict)
-    rejected: dict[str, dict[str, Any]] = field(default_factory=dict)
-    skipped: int = 0
-    notes: Counter = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodingOptions:
-    """How files become canonical.
-
-    Args:
-        min_frames: videos with fewer decoded frames are refused (stills are not).
-        size: (h, w) that larger videos are shrunk to cover, None for the original size.
-    """
-
-    min_frames: int = MIN_FRAMES
-    size: tuple[int, int] | None = None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        size = None if self.size is None else list(self.size)
-        return {"crf": CRF, "gop": GOP, "size": size, "min_frames": self.min_frames}
-
-    def __call__(self, job: Job) -> Transcoded | Refused:
-        return transcode(
-            Transcode(
-                source=job.video.file,
-                target=job.target,
-                is_image=job.video.is_image,
-                min_frames=self.min_frames,
-                size=self.size,
-                known_sha256=job.known_sha256,
-            )
-        )
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -169,7 +61,7 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
     Raises:
         DataError: the folder holds another data set, or no video at all is usable.
     """
-    known = _known(plan)
+    known = earlier_findings(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
     remove_partials(plan.folder)
     found = _make_all(plan, known, progress)
@@ -196,65 +88,6 @@ def usable_line(total: int, rejected: Sequence[dict[str, Any]]) -> str:
     return f"{line}: {listed}" if listed else line
 
 
-def targets(videos: Sequence[SourceVideo]) -> dict[str, str]:
-    """Return the canonical file of each source name; names that would clash keep their suffix."""
-    stems = Counter(_stem(video.name).lower() for video in videos)
-    result = {}
-    for video in videos:
-        stem = _stem(video.name)
-        unique = stem if stems[stem.lower()] == 1 else video.name
-        result[video.name] = f"{VIDEOS}/{unique}.mp4"
-    return result
-
-
-def _stem(name: str) -> str:
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + (last.rpartition(".")[0] or last)
-
-
-def _known(plan: Plan) -> Findings:
-    """Read what earlier runs found, as far as it still holds under the plan's settings."""
-    header = read_header(plan.folder)
-    begun, lines = _read_journal(plan.folder / JOURNAL)
-    for earlier in (header, begun):
-        if earlier and (earlier["kind"], earlier["source"]) != (plan.kind, plan.source):
-            raise DataError(
-                f"{plan.folder} holds another data set",
-                got=f"{earlier['kind']} from {earlier['source']}",
-                expected=f"{plan.kind} from {plan.source}",
-                remedy="choose another --name, or delete that folder",
-            )
-    known = Findings()
-    if header and header["settings"] == plan.settings:
-        known.entries = {e.source: e for e in read_manifest(plan.folder / MANIFEST)}
-        known.rejected = {r["source"]: r for r in read_json_lines(plan.folder / REJECTED)}
-    if begun and begun["settings"] == plan.settings:
-        for line in lines:
-            _learn(known, line)
-    return known
-
-
-def _read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:  # the line that the interruption cut off
-                break
-    return (lines[0], lines[1:]) if lines else (None, [])
-
-
-def _learn(found: Findings, line: dict[str, Any]) -> None:
-    name = line["source"]
-    found.entries.pop(name, None)
-    found.rejected.pop(name, None)
-    if "problem" in line:
-        found.rejected[name] = line
-    else:
-        found.entries[name] = VideoEntry(**line)
-
-
 def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
     found = Findings()
     jobs = _jobs(plan, known, found)
@@ -266,7 +99,7 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
         with (plan.folder / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:
             for job, outcome in _outcomes(plan, jobs):
                 line = _line(plan, job, outcome, known, found)
-                _learn(found, line)
+                learn(found, line)
                 journal.write(json.dumps(line) + "\n")
                 progress.advance(
                     1, usable=str(len(found.entries)), rejected=str(len(found.rejected))
@@ -295,7 +128,7 @@ def _outcomes(
         yield from ((job, attempt(make, job, lambda _: None)) for job in jobs)
         return
     workers = min(plan.workers or usable_cores(), len(jobs))
-    with WorkerPool(make, workers=workers, timeout=HUNG_SECONDS) as pool:
+    with WorkerPool(make, workers=workers, timeout=HUNG_SECONDS, preload=__name__) as pool:
         yield from run_tasks(pool, jobs, ahead=2 * workers)
 
 
@@ -346,6 +179,7 @@ def _relabel(plan: Plan, video: SourceVideo, entry: VideoEntry) -> VideoEntry:
         label=label,
         class_name=video.class_name,
         caption=entry.caption if video.caption is None else video.caption,
+        more_captions=video.more_captions,
         split=video.split,
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.prepare import Job, Plan, SourceVideo
+from hpdm_core.data.plan import Job, Plan, SourceVideo
 from hpdm_core.data.shapes import SHAPE_CLASSES, ShapeVideo, render
 from hpdm_core.data.transcode import Transcoded
 from hpdm_core.data.video_io import write_mp4

@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm_core.data.folders import check_folder, find_videos
-from hpdm_core.data.prepare import DecodingOptions, Plan, SourceVideo
+from hpdm_core.data.folders import find_videos
+from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
+from hpdm_core.data.ucf101_source import Ucf101Files
 from hpdm_core.errors import DataError
 
 NUM_CLASSES = 101
@@ -33,27 +34,27 @@ def plan_ucf101(
     folder: Path,
     *,
     name: str,
-    source: Path,
-    lists: Path | None,
+    files: Ucf101Files,
     fold: int,
     options: DecodingOptions,
     workers: int | None,
-    source_words: str | None = None,
 ) -> Plan:
-    """Plan UCF-101 from a folder, nested by class or flat: the class stands in the file's name.
+    """Plan UCF-101 from videos nested by class or flat: the class stands in the file's name.
 
     Args:
-        lists: folder with the official lists; None looks for them below `source`.
+        files: where videos and lists lie.
         fold: which of the three official lists, 1 to 3.
-        source_words: what to call the source in the header; None takes the folder.
 
     Raises:
-        DataError: no folder, or no file named as UCF-101 names them.
+        DataError: no file is named as UCF-101 names them, or there is no such list.
     """
-    check_folder(source)
-    official = read_split_lists(lists or source, fold)
-    found = [(file_name, file) for file_name, file in find_videos(source)]
-    named = [(n, f, FILE_NAME.match(f.stem)) for n, f in found]
+    if fold not in (1, 2, 3):
+        raise DataError(
+            "UCF-101 has three official splits", got=f"--fold {fold}", expected="1 to 3"
+        )
+    source = files.videos
+    official = read_split_lists(files.lists or source, fold)
+    named = [(n, f, FILE_NAME.match(f.stem)) for n, f in find_videos(source)]
     if not any(match for _, _, match in named):
         raise DataError(
             f"no UCF-101 video in {source}",
@@ -74,12 +75,12 @@ def plan_ucf101(
         name=name,
         kind="ucf101",
         classes=tuple(official.classes.values()) or tuple(sorted(spelling.values())),
-        source=source_words or str(source.resolve()),
+        source=files.words,
         videos=videos,
         make=options,
         settings=options.settings,
         workers=workers,
-        notes=_notes(official, videos, fold=fold, complete=complete),
+        notes=files.notes + _notes(official, videos, fold=fold, complete=complete),
     )
 
 

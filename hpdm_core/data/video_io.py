@@ -131,7 +131,7 @@ class SequentialVideo:
         if not self.has_times:
             return self._stream.frames
         if self._stream.duration is not None:
-            return int(self._stream.duration * self._stream.time_base * Fraction(self.fps))
+            return round(self._stream.duration * self._stream.time_base * Fraction(self.fps))
         return 0
 
     def close(self) -> None:
@@ -301,7 +301,13 @@ def _open_h264(container, size: tuple[int, int], rate: Fraction, *, crf: int, th
     context.colorspace = 6
     context.color_range = 1
     # Keyframes at scene cuts would make the distance between keyframes, and so reading, uneven.
-    context.options = {"crf": str(crf), "preset": "veryfast", "sc_threshold": "0"}
+    # x264's macroblock tree is not deterministic on small frames (some 1 file in 100 differs).
+    context.options = {
+        "crf": str(crf),
+        "preset": "veryfast",
+        "sc_threshold": "0",
+        "x264-params": "mbtree=0",
+    }
     return stream
 
 

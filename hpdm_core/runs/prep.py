@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from hpdm_core.data.captions import plan_captions
+from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.folders import plan_folder
-from hpdm_core.data.prepare import MIN_FRAMES, DecodingOptions, Plan, describe, prepare
+from hpdm_core.data.plan import MIN_FRAMES, DecodingOptions, Plan
+from hpdm_core.data.prepare import describe, prepare
 from hpdm_core.data.synthetic import RenderOptions, plan_shapes
 from hpdm_core.data.ucf101 import plan_ucf101
+from hpdm_core.data.ucf101_source import describe_source, obtain
 from hpdm_core.progress import Progress
 
 
@@ -80,17 +84,56 @@ def run_prep_ucf101(
         source: an extracted folder, a .rar, .zip or .tar, a URL, or None to download it.
         fold: which of the three official split lists, 1 to 3.
     """
+    folder = root / name
+    if dry_run and (waiting := describe_source(source)):
+        return {"dry_run": True, "name": name, "folder": str(folder), **waiting}
+    files = obtain(source, folder, progress)
     options = DecodingOptions(min_frames=min_frames, size=size)
-    plan = plan_ucf101(
-        root / name,
-        name=name,
-        source=Path(source),
-        lists=None,
-        fold=fold,
-        options=options,
-        workers=workers,
-    )
+    plan = plan_ucf101(folder, name=name, files=files, fold=fold, options=options, workers=workers)
     return _carry_out(plan, progress, dry_run=dry_run)
+
+
+def run_prep_captions(
+    root: Path,
+    *,
+    source: Path,
+    progress: Progress,
+    text_encoder: str | None = None,
+    name: str = "captions",
+    min_frames: int = MIN_FRAMES,
+    size: tuple[int, int] | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Prepare captioned videos and images to `root/name`, and their text embeddings.
+
+    Args:
+        source: .jsonl or .csv with a file and a caption per line.
+        text_encoder: name or folder of an encoder for transformers; None stores no embeddings.
+        device: where the encoder computes; 'auto' takes CUDA where there is any.
+    """
+    folder = root / name
+    options = DecodingOptions(min_frames=min_frames, size=size)
+    plan = plan_captions(folder, name=name, source=source, options=options, workers=workers)
+    result = _carry_out(plan, progress, dry_run=dry_run)
+    if dry_run or text_encoder is None:
+        return result | {"text_encoder": text_encoder}
+    # Only here: the other kinds need neither torch nor transformers.
+    import torch
+
+    from hpdm_core.data.text_encoder import store_embeddings
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    text = store_embeddings(
+        folder,
+        open_dataset(root, name).captions("all"),
+        encoder_name=text_encoder,
+        device=torch.device(device),
+        progress=progress,
+    )
+    return result | {"text": text}
 
 
 def _carry_out(plan: Plan, progress: Progress, *, dry_run: bool) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""Makes a step's batch: draws samples, reads their pixels, averages them to patches (Sec. 4.1).
+
+Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` text tokens, `d` their width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpdm_core.data.clips import ClipPixels, ClipReader, foreign_patch
+from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.data.order import (
+    ClipRules,
+    Draw,
+    choose_caption,
+    choose_video,
+    draw_sample,
+    sample_rng,
+)
+from hpdm_core.data.pool import Mark
+from hpdm_core.data.resample import Region, area_mean
+from hpdm_core.data.text_store import TextStore
+from hpdm_core.data.video_io import UnusableVideo
+from hpdm_core.errors import DataError
+from hpdm_core.geometry.pyramid import Pyramid
+
+MOST_ATTEMPTS = 20
+# Pixels averaged in one go: large enough for speed, small enough to stay in the cache.
+PIXELS_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTask:
+    """What a worker is asked for: a step, and the entries known to kill workers."""
+
+    step: int
+    deadly: frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeBatch:
+    """What a worker sends back.
+
+    Args:
+        patches: (l, b, c, t, h, w) float32.
+        offsets: (b, l, 3) int64.
+        videos: (b,) which entry each sample came from.
+        text: (b, n, d) float32 embeddings and (b, n) bool mask, None without text.
+        faults: (entry, reason) of every bad file that was met.
+    """
+
+    patches: Tensor
+    text: tuple[Tensor, Tensor] | None
+    offsets: Tensor
+    videos: list[int]
+    faults: list[tuple[int, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMaker:
+    """Makes this rank's share of any step's batch; picklable, and stateless but for caches.
+
+    Args:
+        entries: usable videos.
+        reader: reads their pixels.
+        rules: how clips are cut.
+        text: embeddings of their captions, None without text.
+        seed: of the run.
+        batch_size: over all ranks.
+        indices: this rank's places in the batch.
+    """
+
+    entries: tuple[VideoEntry, ...]
+    reader: ClipReader
+    rules: ClipRules
+    text: TextStore | None
+    seed: int
+    batch_size: int
+    indices: range
+
+    def __call__(self, task: StepTask, mark: Mark) -> MadeBatch:
+        pyramid, count = self.rules.pyramid, len(self.indices)
+        shape = (pyramid.num_levels, count, 3, *pyramid.patch)
+        patches = torch.empty(shape)
+        taken = [self._take(task, index, mark) for index in self.indices]
+        for level in range(pyramid.num_levels):
+            self._fill_level(patches[level], level, [(s.clip, s.draw) for s in taken])
+        return MadeBatch(
+            patches=patches.div_(127.5).sub_(1.0),
+            offsets=torch.from_numpy(np.stack([s.draw.offsets for s in taken])),
+            videos=[s.video for s in taken],
+            text=None if self.text is None else self.text.batch([s.caption for s in taken]),
+            faults=[fault for s in taken for fault in s.faults],
+        )
+
+    def _take(self, task: StepTask, index: int, mark: Mark) -> "_Taken":
+        faults = []
+        for attempt in range(MOST_ATTEMPTS):
+            rng = sample_rng(self.seed, task.step, index, attempt)
+            number = task.step * self.batch_size + index
+            video = choose_video(
+                rng, seed=self.seed, number=number, count=len(self.entries), attempt=attempt
+            )
+            if video in task.deadly:
+                faults.append((video, "it ended or hung a worker"))
+                continue
+            draw = draw_sample(rng, self.rules, self.entries[video])
+            mark(video)
+            try:
+                clip = self.reader.read(video, draw)
+            except UnusableVideo as error:
+                faults.append((video, error.detail))
+                continue
+            caption = choose_caption(rng, self.entries[video])
+            return _Taken(video=video, clip=clip, draw=draw, caption=caption, faults=faults)
+        names = ", ".join(self.entries[video].path for video, _ in faults[:3])
+        raise DataError(
+            f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
+            remedy="check the disk, then run `hpdm prep` again: it mends what has changed",
+        )
+
+    def _fill_level(self, out: Tensor, level: int, samples: list[tuple[ClipPixels, Draw]]) -> None:
+        """Write the patches of one level, (b, c, t, h, w) in 0..255."""
+        pyramid = self.rules.pyramid
+        exact = [place for place, (clip, _) in enumerate(samples) if clip.crop is None]
+        for place, (clip, draw) in enumerate(samples):
+            if clip.crop is not None:
+                region = Region(
+                    clip=pyramid.resolution[1:],
+                    stride=pyramid.stride(level)[1:],
+                    offset=_corner(draw, pyramid, level),
+                    size=pyramid.patch[1:],
+                )
+                patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
+                out[place] = patch.flip(-1) if draw.mirrored else patch
+        stride = pyramid.stride(level)
+        per_sample = 3 * int(np.prod(pyramid.patch)) * int(np.prod(stride))
+        at_once = max(1, PIXELS_AT_ONCE // per_sample)
+        for start in range(0, len(exact), at_once):
+            places = exact[start : start + at_once]
+            areas = [self._exact_area(level, *samples[place]) for place in places]
+            frames_at_once = areas[0].shape[1] // pyramid.patch[0]
+            mean = area_mean(np.stack(areas), (frames_at_once, *stride[1:]))
+            out[places] = torch.from_numpy(mean)
+
+    def _exact_area(self, level: int, clip: ClipPixels, draw: Draw) -> np.ndarray:
+        """Return the clip's pixels under a level's patch: (c, t k, h s, w s) uint8."""
+        pyramid = self.rules.pyramid
+        _, height, width = pyramid.patch
+        _, stride_y, stride_x = pyramid.stride(level)
+        y, x = _corner(draw, pyramid, level)
+        rows = clip.rows[self.reader.level_frames(level, draw).ravel()]
+        area = clip.pixels[
+            :,
+            rows,
+            y * stride_y : (y + height) * stride_y,
+            x * stride_x : (x + width) * stride_x,
+        ]
+        return area[..., ::-1] if draw.mirrored else area
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    video: int
+    clip: ClipPixels
+    draw: Draw
+    caption: str
+    faults: list[tuple[int, str]]
+
+
+def _corner(draw: Draw, pyramid: Pyramid, level: int) -> tuple[int, int]:
+    """Return the patch's (y, x) in the clip as it is stored, that is before mirroring."""
+    _, y, x = (int(offset) for offset in draw.offsets[level])
+    if draw.mirrored:
+        x = pyramid.levels[level][2] - pyramid.patch[2] - x
+    return y, x

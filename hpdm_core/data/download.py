@@ -1,0 +1,177 @@
+"""Downloads that resume where they broke off, are tried again, and are checked by hash."""
+
+import hashlib
+import http.client
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpdm_core.errors import DataError
+from hpdm_core.progress import Progress
+
+BLOCK = 1 << 20
+TIMEOUT_SECONDS = 30.0
+ATTEMPTS = 6
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file to be had by HTTP.
+
+    Args:
+        url: http or https.
+        size: bytes, None where not known.
+        sha256: None where nobody has published it.
+    """
+
+    url: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class _Broken(Exception):
+    """A transfer that is worth another attempt."""
+
+
+def download(remote: Remote, target: Path, progress: Progress, *, pause: float = 1.0) -> Path:
+    """Fetch a file to `target`; what an earlier attempt left is gone on with.
+
+    Args:
+        pause: seconds before the second attempt, doubled before each further one.
+
+    Raises:
+        DataError: the address is refused or not to be reached, or the hash is wrong.
+    """
+    if target.is_file():
+        return target
+    if not remote.url.startswith(("http://", "https://")):
+        raise DataError(f"cannot download {remote.url}", expected="an http or https address")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    _check_space(remote, part)
+    progress.start(f"downloading {target.name}", remote.size)
+    try:
+        progress.advance(_size(part))
+        _fetch_patiently(remote, part, progress, pause)
+    finally:
+        progress.stop()
+    _check_hash(remote, part)
+    part.replace(target)
+    return target
+
+
+def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: float) -> None:
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _fetch(remote, part, progress)
+            return
+        except (_Broken, OSError, http.client.HTTPException) as error:
+            _refuse_lost_causes(remote, error)
+            # Only failures in a row count: a long download may break off many times.
+            failures = 1 if _size(part) > before else failures + 1
+            if failures >= ATTEMPTS:
+                raise DataError(
+                    f"downloading {remote.url} failed {failures} times in a row: {error}",
+                    remedy="run the same command again to go on, or fetch the file yourself and "
+                    "name it with --source",
+                ) from error
+            progress.say(f"{error}; trying again from byte {_size(part)}")
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+def _fetch(remote: Remote, part: Path, progress: Progress) -> None:
+    start = _size(part)
+    if remote.size is not None and start == remote.size:
+        return
+    headers = {"User-Agent": "hpdm", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(remote.url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            _receive(response, part, start, progress)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # Nothing lies beyond what is here: either it is whole, or it is of another file.
+        if error.headers.get("Content-Range", "") != f"bytes */{start}":
+            progress.advance(-start)
+            part.unlink()
+            raise _Broken("what was here is longer than the file") from error
+
+
+def _receive(
+    response: http.client.HTTPResponse, part: Path, start: int, progress: Progress
+) -> None:
+    resumed = response.status == 206
+    if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        raise _Broken("the server sent another part than asked for")
+    if start and not resumed:  # it cannot resume, and sends all again
+        progress.advance(-start)
+        start = 0
+    length = response.headers.get("Content-Length")
+    received = 0
+    with part.open("ab" if start else "wb") as file:
+        while block := response.read(BLOCK):
+            file.write(block)
+            received += len(block)
+            progress.advance(len(block))
+    # A connection that breaks off looks like the end of the file.
+    if length is not None and received < int(length):
+        raise _Broken(f"the connection broke off after {received} of {length} bytes")
+
+
+def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
+    """Raise DataError for faults that another attempt cannot mend."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        raise DataError(
+            f"the certificate of {remote.url} cannot be verified ({reason.verify_message})",
+            remedy="this host is known to send an incomplete chain; verification is never "
+            "switched off here: fetch the file by a way that you trust and name it with --source, "
+            "or give the URL of another copy",
+        ) from error
+    if isinstance(error, urllib.error.HTTPError) and error.code not in PASSING:
+        raise DataError(
+            f"{remote.url} cannot be had: HTTP {error.code} {error.reason}",
+            remedy="check the address, or name a local copy with --source",
+        ) from error
+
+
+def _check_hash(remote: Remote, part: Path) -> None:
+    if remote.sha256 is None:
+        return
+    digest = hashlib.sha256()
+    with part.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != remote.sha256:
+        part.unlink()
+        raise DataError(
+            f"{remote.url} arrived damaged, or is another file now; it was removed",
+            got=f"SHA-256 {digest.hexdigest()}",
+            expected=remote.sha256,
+            remedy="run the same command again, or name a local copy with --source",
+        )
+
+
+def _check_space(remote: Remote, part: Path) -> None:
+    free = shutil.disk_usage(part.parent).free
+    needed = (remote.size or 0) - _size(part)
+    if needed > free:
+        raise DataError(
+            f"{part.parent} has too little room for the download",
+            got=f"{free / 1e9:.1f} GB free",
+            expected=f"{needed / 1e9:.1f} GB",
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,127 @@
+"""What a preparation shall make: the videos that a scan found, and how they become canonical."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpdm_core.data.dataset import Kind
+from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
+from hpdm_core.data.video_io import CRF, GOP, Problem
+
+VIDEOS = "videos"
+MIN_FRAMES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceVideo:
+    """A video that a scan of the source found.
+
+    Args:
+        file: where it lies; None where it is made on the spot.
+        name: what to call it, unique, relative to the source, with forward slashes.
+        class_name, caption, more_captions, split, is_image: as in `VideoEntry`.
+        problem: why it is refused without being decoded, as (kind, words).
+    """
+
+    file: Path | None
+    name: str
+    class_name: str | None = None
+    caption: str | None = None
+    more_captions: tuple[str, ...] = ()
+    split: str = "train"
+    is_image: bool = False
+    problem: tuple[Problem, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video for a worker to make.
+
+    Args:
+        video: its source.
+        target: the canonical MP4 to write.
+        known_sha256: hash of the source when `target` was last written, '' if never.
+    """
+
+    video: SourceVideo
+    target: Path
+    known_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one preparation shall make.
+
+    Args:
+        folder: the data set's folder.
+        name, kind, classes: as in `VideoDataset`.
+        source: the source in words, for the header.
+        videos: everything that the scan found.
+        make: writes one canonical video; importable by name, for it runs in workers.
+        settings: what every canonical video depends on besides its source; others are made anew.
+        workers: processes; None takes every core.
+        notes: what the user should know about the scan.
+    """
+
+    folder: Path
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    source: str
+    videos: Sequence[SourceVideo]
+    make: Callable[[Job], Transcoded | Refused]
+    settings: dict[str, Any]
+    workers: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """How files become canonical.
+
+    Args:
+        min_frames: videos with fewer decoded frames are refused (stills are not).
+        size: (h, w) that larger videos are shrunk to cover, None for the original size.
+    """
+
+    min_frames: int = MIN_FRAMES
+    size: tuple[int, int] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        size = None if self.size is None else list(self.size)
+        return {"crf": CRF, "gop": GOP, "size": size, "min_frames": self.min_frames}
+
+    def __call__(self, job: Job) -> Transcoded | Refused:
+        return transcode(
+            Transcode(
+                source=job.video.file,
+                target=job.target,
+                is_image=job.video.is_image,
+                min_frames=self.min_frames,
+                size=self.size,
+                known_sha256=job.known_sha256,
+            )
+        )
+
+
+def targets(videos: Sequence[SourceVideo]) -> dict[str, str]:
+    """Return the canonical file of each source name; names that would clash keep their suffix."""
+    stems = Counter(_stem(video.name).lower() for video in videos)
+    result: dict[str, str] = {}
+    taken: set[str] = set()
+    for video in videos:
+        stem = _stem(video.name)
+        unique = stem if stems[stem.lower()] == 1 else video.name
+        while unique.lower() in taken:
+            unique += "_"
+        taken.add(unique.lower())
+        result[video.name] = f"{VIDEOS}/{unique}.mp4"
+    return result
+
+
+def _stem(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.rpartition(".")[0] or last)
