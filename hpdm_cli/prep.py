@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import DryRun, Json, examples, height_width
+from hpdm_cli.options import Device, DeviceOption, DryRun, Json, examples, height_width
 
 app = typer.Typer(
     help="Make data sets ready for training.\n\nWrites canonical videos and a manifest to "
@@ -196,6 +196,7 @@ def captions(
     min_frames: MinFrames = 16,
     size: Size = None,
     workers: Workers = None,
+    device: DeviceOption = Device.auto,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -215,6 +216,7 @@ def captions(
             min_frames=min_frames,
             size=shrunk,
             workers=workers,
+            device=device.value,
             dry_run=dry_run,
             progress=current.progress,
         )

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,16 @@ def _module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {_module(path) for path in CODE}
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -61,12 +70,11 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _own_imports(path: Path) -> set[str]:
-    modules = {_module(file) for file in CODE}
-    return {name for name in _imports(path) if name in modules and _part(name) != "package"}
+    return {name for name in _imports(path) if name in MODULES and _part(name) != "package"}
 
 
 def _functions(path: Path) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -114,7 +122,7 @@ def test_arguments_have_names(path):
 
 @pytest.mark.parametrize("path", CODE, ids=_name)
 def test_modules_and_public_names_say_what_they_are(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     assert ast.get_docstring(tree), f"{_name(path)} has no docstring"
     for node in tree.body:
         public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
@@ -124,7 +132,7 @@ def test_modules_and_public_names_say_what_they_are(path):
 @pytest.mark.parametrize("path", CODE, ids=_name)
 def test_nothing_is_unpickled_and_no_yaml_makes_objects(path):
     assert not {"pickle", "cloudpickle", "dill", "joblib"} & set(_imports(path))
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func)
             assert call not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")

@@ -16,7 +16,7 @@ OPTIONS = {
     "prep": {"ucf101", "folder", "captions", "shapes"},
     "prep ucf101": PREP | {"--source", "--fold"},
     "prep folder": PREP | {"--source"},
-    "prep captions": PREP | {"--source", "--text-encoder"},
+    "prep captions": PREP | {"--source", "--text-encoder", "--device"},
     "prep shapes": PREP | {"--num", "--size", "--frames", "--seed"},
     "train": TRAIN,
     "finetune": (TRAIN - {"torchrun"}) | {"--from"},

@@ -143,3 +143,36 @@ def test_plan_of_a_training_counts_on_the_meta_device(place, succeed):
     assert plan["levels"][3]["resolution"] == [64, 288, 512]
     assert plan["levels"][3]["patch"] == [8, 36, 64]
     assert not (place / "runs/hpdm_t2v").exists()
+
+
+def test_sample_from_a_run_then_score_it(place, succeed):
+    args = ("--checkpoint", "runs/base", "--num", "4", "--overlap", "fhw", "--out", "videos")
+    made = succeed("sample", *args, "--steps", "2,1", "--class", "circle-sliding", "--seed", "5")
+    assert made["videos"] == 4
+    assert len(list((place / "videos").rglob("*.mp4"))) == 4
+    lines = [json.loads(line) for line in (place / "videos/samples.jsonl").open()]
+    assert [line["seed"] for line in lines] == [5, 6, 7, 8]
+
+    scores = succeed(
+        "eval-fvd", "--samples", "videos", "--real", "data/shapes", "--detector", "bundled",
+        "--protocol", "fvd512_8f", "--num-fakes", "4", "--force", "--out", "scores",
+    )  # fmt: skip
+    assert scores
+
+
+def test_plan_of_a_sampling_counts_tiles_and_block_passes(place, succeed):
+    plan = succeed("sample", "--recipe", "hpdm_s", "--overlap", "fhw", "--dry-run")
+    assert [level["tiles"] for level in plan["levels"]] == [1, 27, 343]
+    assert [level["steps"] for level in plan["levels"]] == [128, 64, 32]
+    cached = sum(level["block_passes_cached"] for level in plan["levels"])
+    uncached = sum(level["block_passes_uncached"] for level in plan["levels"])
+    assert uncached / cached > 4
+    changed = succeed("sample", "--recipe", "hpdm_s", "--dry-run", "sampling.overlap=none")
+    assert [level["tiles"] for level in changed["levels"]] == [1, 8, 64]
+
+
+def test_a_class_that_does_not_exist_is_refused(place, run_hpdm):
+    done = run_hpdm("sample", "--checkpoint", "runs/base", "--class", "dragon", "--out", "none")
+    assert done.returncode == 2
+    assert "dragon" in done.stderr
+    assert not (place / "none").exists()
