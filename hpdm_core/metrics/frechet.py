@@ -11,7 +11,6 @@ Axis legend: `n` samples, `d` feature width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -157,11 +156,3 @@ def frechet_distance(first: FeatureStats, second: FeatureStats, *, unbiased: boo
     # Rounding may push a distance of zero below it, and nothing else may.
     assert distance >= -1e-9 * float(spread), f"negative Frechet distance {distance}"
     return max(distance, 0.0)
-
-
-def merge_all(stats: Sequence[FeatureStats]) -> FeatureStats:
-    """Return the statistics of all parts together, merged from the first to the last."""
-    merged = stats[0]
-    for part in stats[1:]:
-        merged = merged.merge(part)
-    return merged

@@ -5,15 +5,14 @@ Axis legend: `b` batch, `c` channels, `t h w` video.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import NO_CLASS
+from hpdm_core.runs.models import to_uint8
 from hpdm_core.seeds import derive_seed
 
 # (seeds, labels, level) -> videos of that level, (b, 3, t, h, w) float32, about [-1, 1].
@@ -44,7 +43,7 @@ class FakeModel:
 
 
 # (checkpoint, device) -> the model.
-OpenModel = Callable[[Path, torch.device], FakeModel]
+OpenModel = Callable[[str, torch.device], FakeModel]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +79,6 @@ class GeneratedClips:
             videos = to_uint8(self.make(seeds, labels, self.level))
             last = self.frames * self.stride
             yield from videos[:, : last : self.stride].numpy()
-
-
-def to_uint8(videos: Tensor) -> Tensor:
-    """Return (b, t, h, w, 3) uint8 of (b, 3, t, h, w) in [-1, 1], cut off as the peers do."""
-    grey = (videos * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    return rearrange(grey, "b c t h w -> b t h w c").contiguous()
 
 
 def draw_labels(

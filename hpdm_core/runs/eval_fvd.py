@@ -91,7 +91,7 @@ def run_eval_fvd(
     check_names(metrics, detector)
     chosen = choose_protocol(protocol, num_fakes)
     parallel = start_parallel(device, mode="ddp")
-    model = None if checkpoint is None else load_model(Path(checkpoint), parallel.device)
+    model = None if checkpoint is None else load_model(str(checkpoint), parallel.device)
     comparison = plan_comparison(
         chosen, model=model, samples=samples, real=real, split=split, seed=seed, batch=batch,
         needs_real="fvd" in metrics, force=force,

@@ -3,77 +3,77 @@
 Axis legend: `b` batch, `c` channels, `t h w` video.
 """
 
-import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hpdm_core.build import build_network, build_sampling
-from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.errors import MetricError
-from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.generate import SamplingSettings, Work, generate
-from hpdm_core.recipe.load import recipe_from_yaml
-from hpdm_core.recipe.schema import Recipe
+from hpdm_core.inference.generate import Work, generate
 from hpdm_core.records import Condition
-from hpdm_core.runs.eval_fakes import FakeModel, Make
-from hpdm_core.training.checkpoint import find_weights, read_weights
+from hpdm_core.runs.eval_fakes import FakeModel
+from hpdm_core.runs.models import LoadedModel, cache_maker, load_model
+from hpdm_core.runs.sample import TOKENS_PER_CALL
+from hpdm_core.runs.train_checks import available_memory
+from hpdm_core.training.parallel import set_precision
 
-CPU_CACHE_BYTES = 2 << 30
 
-
-def open_model(ref: Path, device: torch.device) -> FakeModel:
+def open_model(ref: str, device: torch.device) -> FakeModel:
     """Return the model of a run folder, checkpoint folder or weights file, with its EMA weights.
 
     Raises:
         CheckpointError: there is none.
         MetricError: it is conditioned on text, so that the protocol cannot say what to draw.
     """
-    weights = read_weights(find_weights(ref))
-    recipe = recipe_from_yaml(weights.metadata["recipe"], str(weights.path))
+    model = load_model(ref, device)
+    recipe = model.recipe
     if recipe.model.conditioning == "text":
         raise MetricError(
             f"{ref} draws what a text says, and no protocol names the texts",
             remedy="draw videos with `hpdm sample --prompt` and give them as --samples",
         )
-    network = build_network(recipe)
-    network.load_state_dict(weights.tensors)
-    settings = build_sampling(recipe)
-    by_class = recipe.model.conditioning == "class"
+    set_precision(recipe.train.precision, device=device)
+    work = Work(
+        device=device,
+        tile_batch=max(1, TOKENS_PER_CALL[device.type] // math.prod(model.network.size.grid)),
+        make_cache=cache_maker(
+            "auto", device, free=available_memory(torch.device("cpu")), limit=None
+        ),
+    )
+
+    def make(seeds: tuple[int, ...], labels: tuple[int, ...], level: int) -> Tensor:
+        return _videos(model, work, seeds=seeds, labels=labels, level=level)
+
     return FakeModel(
-        sha256=weights.sha256,
-        settings=asdict(settings),
-        pyramid=recipe.pyramid.build(),
-        classes=tuple(json.loads(weights.metadata["classes"])) if by_class else (),
+        sha256=model.sha256,
+        settings=asdict(model.settings),
+        pyramid=model.pyramid,
+        classes=model.classes if recipe.model.conditioning == "class" else (),
         data=str(Path(recipe.data.root) / recipe.data.name),
         frame_stride=recipe.data.frame_stride,
-        make=_sampler(recipe, network.eval().requires_grad_(False).to(device), settings, device),
+        make=make,
     )
 
 
-def _sampler(
-    recipe: Recipe, network: torch.nn.Module, settings: SamplingSettings, device: torch.device
-) -> Make:
-    pyramid = recipe.pyramid.build()
-    denoiser = LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in)
-    on_cuda = device.type == "cuda"
-
-    def make_cache() -> ActivationCache:
-        room = torch.cuda.mem_get_info(device)[0] // 2 if on_cuda else CPU_CACHE_BYTES
-        return ActivationCache(device=device, device_budget=room, host_budget=CPU_CACHE_BYTES)
-
-    def make(seeds: tuple[int, ...], labels: tuple[int, ...], level: int) -> Tensor:
-        condition = Condition(labels=torch.tensor(labels))
-        videos = generate(
-            denoiser,
-            pyramid,
-            replace(settings, steps=settings.steps[: level + 1]),
-            seeds=seeds,
-            condition=condition.to(device),
-            work=Work(device=device, tile_batch=64 if on_cuda else 16, make_cache=make_cache),
-        )
-        return videos[level]
-
-    return make
+def _videos(
+    model: LoadedModel,
+    work: Work,
+    *,
+    seeds: tuple[int, ...],
+    labels: tuple[int, ...],
+    level: int,
+) -> Tensor:
+    """Return (b, c, t, h, w) of one level; finer ones are not made."""
+    by_class = model.recipe.model.conditioning == "class"
+    condition = Condition(labels=torch.tensor(labels) if by_class else None)
+    levels = generate(
+        model.denoiser,
+        model.pyramid,
+        replace(model.settings, steps=model.settings.steps[: level + 1]),
+        seeds=seeds,
+        condition=condition.to(work.device),
+        work=work,
+    )
+    return levels[level]

@@ -5,6 +5,7 @@ Axis legend: `t h w` frames, rows, columns.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.extract import ClipSource
 from hpdm_core.metrics.protocols import EXAMPLES, MIN_VIDEOS, Protocol, parse_protocol
+from hpdm_core.metrics.store import CHUNK
 from hpdm_core.runs.eval_clips import (
     ClipSpec,
     FileClips,
@@ -26,6 +28,8 @@ from hpdm_core.runs.eval_fakes import FakeModel, GeneratedClips, draw_labels
 # Real clips start at random frames, the same ones in every comparison.
 REAL_SEED = 0
 KEY_VERSION = 1
+# Numbers in the videos that are made at a time; a solver keeps several copies of them.
+VALUES_PER_BATCH = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +223,7 @@ def _generated(
         level=level,
         frames=frames,
         stride=protocol.stride,
-        batch=batch or 1,
+        batch=batch or _batch(model),
     )
     side = Side(
         clips=clips,
@@ -272,6 +276,12 @@ def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipSp
         frames=protocol.frames, stride=protocol.stride, size=finest[1:], start_seed=REAL_SEED
     )
     return len(levels) - 1, protocol.frames, spec, warnings
+
+
+def _batch(model: FakeModel) -> int:
+    """Return how many videos are made at a time: no more than a chunk of features holds."""
+    values = 3 * math.prod(model.pyramid.resolution)
+    return max(1, min(CHUNK, VALUES_PER_BATCH // values))
 
 
 def _too_few(name: str, count: int) -> MetricError:

@@ -74,7 +74,7 @@ class StandIn:
             videos.append((pooled.round() - 127.75) / 127.5)
         return torch.stack(videos)
 
-    def load(self, checkpoint: Path, device: torch.device) -> FakeModel:
+    def load(self, checkpoint: str, device: torch.device) -> FakeModel:
         return FakeModel(
             sha256="f" * 64,
             settings={"steps": [2, 2]},

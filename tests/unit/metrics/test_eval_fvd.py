@@ -15,7 +15,7 @@ from hpdm_core.errors import DataError, HpdmError, MetricError
 from hpdm_core.metrics import uncertainty, weights
 from hpdm_core.progress import NoProgress
 from hpdm_core.runs.eval_detectors import fetch_from_mirrors
-from hpdm_core.runs.eval_fakes import draw_labels, to_uint8
+from hpdm_core.runs.eval_fakes import GeneratedClips, draw_labels
 from hpdm_core.runs.eval_fvd import run_eval_fvd
 from tests.unit.metrics.evalkit import FRAMES, StandIn, write_dataset, write_shapes
 
@@ -345,5 +345,10 @@ def test_labels_follow_the_real_classes():
 
 def test_fakes_become_grey_levels_as_the_peers_make_them():
     values = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
-    videos = values.repeat(1, 3, 1, 1, 1)
-    assert to_uint8(videos)[0, 0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
+    source = GeneratedClips(
+        make=lambda seeds, labels, level: values.repeat(len(seeds), 3, 4, 1, 1),
+        seed=0, labels=(0, 0, 0), level=0, frames=2, stride=2, batch=2,
+    )  # fmt: skip
+    clips = list(source.clips(0, 3))
+    assert [clip.shape for clip in clips] == [(2, 1, 6, 3)] * 3
+    assert clips[0][0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]

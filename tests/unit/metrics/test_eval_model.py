@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_levels_and_seeds(checkpoint):
-    model = open_model(checkpoint, torch.device("cpu"))
+    model = open_model(str(checkpoint), torch.device("cpu"))
     assert model.classes == CLASSES
     assert model.data.endswith("shapes")
     assert len(model.sha256) == 64
@@ -85,15 +85,15 @@ def test_a_checkpoint_is_scored_against_its_own_training_data(checkpoint, tmp_pa
 
 def test_refusals(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        open_model(tmp_path / "absent", torch.device("cpu"))
+        open_model(str(tmp_path / "absent"), torch.device("cpu"))
     recipe = load_recipe("shapes", [*TINY, "model.conditioning=text"])
     path = tmp_path / "text.safetensors"
     about = {"recipe": recipe_to_yaml(recipe), "classes": "[]", "step": "1", "kind": "ema"}
     write_tensors(path, build_network(recipe).state_dict(), about)
     with pytest.raises(MetricError, match=r"what a text says.*--samples"):
-        open_model(path, torch.device("cpu"))
+        open_model(str(path), torch.device("cpu"))
 
 
 def test_models_are_frozen(checkpoint):
-    model = open_model(checkpoint, torch.device("cpu"))
+    model = open_model(str(checkpoint), torch.device("cpu"))
     assert replace(model, frame_stride=2).frame_stride == 2

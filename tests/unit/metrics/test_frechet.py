@@ -1,12 +1,14 @@
 """Frechet distance: closed forms, invariances, few samples, and every way of summing up."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
 from einops import einsum
 
 from hpdm_core.errors import MetricError
-from hpdm_core.metrics.frechet import FeatureStats, frechet_distance, merge_all
+from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 
 
 def gaussian(seed: int, num: int, width: int, scale: float = 1.0) -> torch.Tensor:
@@ -122,7 +124,7 @@ def test_streamed_equals_whole():
     x = gaussian(9, 257, 40) * 100 + 1e4  # far from the origin: plain sums would lose digits
     whole = FeatureStats.of(x)
     parts = [FeatureStats.of(part) for part in x.split([1, 100, 56, 100])]
-    streamed = merge_all([FeatureStats.empty(40), *parts])
+    streamed = reduce(FeatureStats.merge, parts, FeatureStats.empty(40))
     assert streamed.count == 257
     torch.testing.assert_close(streamed.mean, whole.mean, rtol=1e-13, atol=0)
     torch.testing.assert_close(streamed.scatter, whole.scatter, rtol=1e-10, atol=1e-6)
