@@ -166,26 +166,38 @@ class _Desk:
         stores = self._stores(side)
         count = side.wanted
         while True:
-            missing = self._missing(side, count)
-            if missing:
-                progress.start(f"looking at {title}", sum(b - a for a, b in missing))
-                targets = [(judge.detector, stores[judge.metric]) for judge in self._of(side)]
-                extract(
-                    side.clips,
-                    targets,
-                    count=count,
-                    batch=self._batch,
-                    rank=self._parallel.rank,
-                    world_size=self._parallel.world_size,
-                    on_clips=progress.advance,
-                )
-                self._parallel.barrier()
-                progress.stop()
+            self._look(side, stores, count, title, progress)
+            # Also where nothing was missing: another process may have seen that earlier.
+            self._parallel.barrier()
             found = {metric: store.get(count) for metric, store in stores.items()}
             usable = min(len(chunk.places) for chunk in found.values())
             if usable >= side.wanted or count == len(side.clips):
                 return {m: _first(chunk, side.wanted, title) for m, chunk in found.items()}
             count = min(count + side.wanted - usable, len(side.clips))
+
+    def _look(
+        self,
+        side: Side,
+        stores: Mapping[str, FeatureStore],
+        count: int,
+        title: str,
+        progress: Progress,
+    ) -> None:
+        """Fill this process's share of what the first `count` places lack."""
+        missing = self._missing(side, count)
+        if not missing:
+            return
+        progress.start(f"looking at {title}", sum(stop - start for start, stop in missing))
+        extract(
+            side.clips,
+            [(judge.detector, stores[judge.metric]) for judge in self._of(side)],
+            count=count,
+            batch=self._batch,
+            rank=self._parallel.rank,
+            world_size=self._parallel.world_size,
+            on_clips=progress.advance,
+        )
+        progress.stop()
 
     def _missing(self, side: Side, count: int) -> list[tuple[int, int]]:
         stores = self._stores(side).values()
