@@ -96,6 +96,12 @@ def build_sampling(recipe: Recipe) -> SamplingSettings:
     )
 
 
+def blocks_per_level(recipe: Recipe) -> tuple[int, ...]:
+    """Return how many blocks run on a patch of each level: its cost in one evaluation."""
+    loads = recipe.model.levels_per_block
+    return tuple(block_passes(loads, level) for level in range(len(recipe.pyramid.levels)))
+
+
 def describe(recipe: Recipe) -> dict:
     """Count a recipe's parameters, tokens and arithmetic on the meta device.
 
@@ -128,7 +134,7 @@ def describe(recipe: Recipe) -> dict:
                 "resolution": list(pyramid.levels[level]),
                 "patch": list(pyramid.patch),
                 "tokens": tokens,
-                "blocks": block_passes(recipe.model.levels_per_block, level),
+                "blocks": blocks_per_level(recipe)[level],
                 "flops_forward": per_level[level],
             }
             for level in range(pyramid.num_levels)

@@ -20,6 +20,8 @@ TEXTURE_AMPLITUDE = 0.11
 
 
 class Colour(NamedTuple):
+    """A colour's name and its (red, green, blue) in [0, 1]."""
+
     name: str
     rgb: tuple[float, float, float]
 

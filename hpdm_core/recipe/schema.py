@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hpdm_core.geometry.pyramid import Pyramid, pyramid_problems
+from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,7 +31,9 @@ class DataRecipe(Section):
         "drop", description="videos with too few frames: leave out, repeat, or hold the last frame"
     )
     flip: bool = Field(False, description="mirror half of the clips left to right")
-    image_share: Share = Field(0.0, description="share of samples that are a still, repeated in time")
+    image_share: Share = Field(
+        0.0, description="share of samples that are a still, repeated in time"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="decoding processes per device")
     memory_cache_gb: Annotated[float, Field(ge=0)] = Field(
         0.0, description="keep decoded videos in memory up to this size (small data sets)"
@@ -42,7 +44,9 @@ class PyramidRecipe(Section):
     """The levels' full resolutions and the patch they share (Sec. 4)."""
 
     patch: Size = Field(description="(t, h, w) of the patch, the same on every level")
-    levels: tuple[Size, ...] = Field(description="(t, h, w) of each level's whole video, coarsest first")
+    levels: tuple[Size, ...] = Field(
+        description="(t, h, w) of each level's whole video, coarsest first"
+    )
     temporal_downsampling: Literal["stride", "average"] = Field(
         "stride", description="coarser levels in time: every k-th frame, or the mean of k frames"
     )
@@ -75,14 +79,19 @@ class ModelRecipe(Section):
         description="adaptive computation: how many of the lowest levels each block runs on"
     )
     context: Literal["deep", "shallow"] = Field(
-        "deep", description="deep: features of all lower levels at every block; shallow: RGB of the level below"
+        "deep", description="deep: features of all lower levels at every block; shallow: RGB of "
+        "the level below"
     )
     detach_context: bool = Field(False, description="stop gradients from finer to coarser levels")
-    coordinates: bool = Field(True, description="give the fusion layer each token's place in the video")
+    coordinates: bool = Field(
+        True, description="give the fusion layer each token's place in the video"
+    )
     positions: Literal["learned", "factorised"] = Field(
         "learned", description="a position per token, or a sum of one per frame, row and column"
     )
-    conditioning: Literal["none", "class", "text"] = Field(description="what videos are conditioned on")
+    conditioning: Literal["none", "class", "text"] = Field(
+        description="what videos are conditioned on"
+    )
     num_classes: Positive | None = Field(
         None, description="number of classes; left out: taken from the data set"
     )
@@ -97,7 +106,13 @@ class ModelRecipe(Section):
         loads = self.levels_per_block
         if list(loads) != sorted(loads):
             raise ValueError(
-                f"levels_per_block {list(loads)} falls; a level that entered must stay, so list it rising"
+                f"levels_per_block {list(loads)} falls; a level that entered stays to the end, "
+                "so list it rising"
+            )
+        if self.detach_context and self.context == "shallow":
+            raise ValueError(
+                "detach_context has no effect with context: shallow, whose pixels carry no "
+                "gradient; set one of them otherwise"
             )
         return self
 
@@ -130,10 +145,14 @@ class OptimRecipe(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.01, description="not applied to biases, norms and tables"
     )
-    grad_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of all gradients")
+    grad_clip: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="largest norm of all gradients"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    final_lr_share: Share = Field(0.0, description="learning rate at the last step, as a share of the peak")
+    final_lr_share: Share = Field(
+        0.0, description="learning rate at the last step, as a share of the peak"
+    )
 
 
 class TrainRecipe(Section):
@@ -145,10 +164,14 @@ class TrainRecipe(Section):
         None, description="videos per pass and device; smaller saves memory (default: all at once)"
     )
     seed: int = Field(0, description="seed of weights, data order and noise")
-    precision: Literal["fp32", "tf32", "bf16"] = Field("tf32", description="arithmetic of matrix products")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "tf32", description="arithmetic of matrix products"
+    )
     compile: bool = Field(False, description="use torch.compile")
     activation_checkpointing: bool = Field(False, description="recompute blocks to save memory")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="how several devices share the model")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="how several devices share the model"
+    )
     ema_half_life: Annotated[float, Field(gt=0)] = Field(
         6000.0, description="half-life in steps of the averaged weights"
     )
@@ -161,7 +184,9 @@ class TrainRecipe(Section):
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep")
-    preview_every: Annotated[int, Field(ge=0)] = Field(0, description="steps between previews; 0: none")
+    preview_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps between previews; 0: none"
+    )
     preview_videos: Positive = Field(8, description="videos in a preview")
     tensorboard: bool = Field(True, description="write TensorBoard events where it is installed")
     wandb: bool = Field(False, description="log to Weights & Biases where it is installed")
@@ -171,18 +196,37 @@ class SamplingRecipe(Section):
     """Solver per level and tiles (Sec. 4.4, appendix)."""
 
     steps: tuple[Positive, ...] = Field(description="solver steps per level")
-    overlap: str = Field("hw", description="axes on which tiles overlap by half: none or letters of fhw")
-    guidance: Annotated[float, Field(ge=0)] = Field(1.0, description="classifier-free guidance; 1 is off")
+    overlap: str = Field(
+        "hw", description="axes on which tiles overlap by half: none or letters of fhw"
+    )
+    guidance: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="classifier-free guidance; 1 is off"
+    )
     sigma_min: Annotated[float, Field(gt=0)] = Field(0.002, description="smallest noise level")
     sigma_max: Annotated[float, Field(gt=0)] = Field(80.0, description="largest noise level")
-    rho: Annotated[float, Field(gt=0)] = Field(7.0, description="how densely small noise levels are visited")
+    rho: Annotated[float, Field(gt=0)] = Field(
+        7.0, description="how densely small noise levels are visited"
+    )
     context_sigma: Annotated[float, Field(gt=0)] = Field(
         0.002, description="noise level at which finished lower levels are given as context"
     )
     churn: Annotated[float, Field(ge=0)] = Field(
         40.0, description="stochasticity of level 0 (EDM's S_churn); 0 is deterministic"
     )
-    fps: Annotated[float, Field(gt=0)] = Field(25.0, description="frames per second of written videos")
+    fps: Annotated[float, Field(gt=0)] = Field(
+        25.0, description="frames per second of written videos"
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> "SamplingRecipe":
+        letters = "" if self.overlap == "none" else self.overlap
+        if self.overlap == "" or set(letters) - set(AXES) or len(set(letters)) != len(letters):
+            raise ValueError(
+                f"overlap is {self.overlap!r}, expected none, f, h, w, fh, fw, hw or fhw"
+            )
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        return self
 
 
 class Recipe(Section):
@@ -217,7 +261,10 @@ def _level_problems(recipe: Recipe):
     }
     for name, values in lists.items():
         if len(values) != levels:
-            yield f"{name} has {len(values)} values, expected {levels}: one per level of pyramid.levels"
+            yield (
+                f"{name} has {len(values)} values, expected {levels}: "
+                "one per level of pyramid.levels"
+            )
     loads = recipe.model.levels_per_block
     if loads[-1] != levels:
         yield (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpdm_core.build import build_network, build_sampling
 from hpdm_core.diffusion.denoiser import LevelDenoiser
@@ -17,7 +17,6 @@ from hpdm_core.errors import CheckpointError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import SamplingSettings
-from hpdm_core.model.hpdm import HPDM
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training.checkpoint import find_weights, list_checkpoints, read_weights
@@ -44,7 +43,7 @@ class LoadedModel:
     step: int
     recipe: Recipe
     classes: tuple[str, ...]
-    network: HPDM
+    network: nn.Module
 
     @property
     def pyramid(self) -> Pyramid:

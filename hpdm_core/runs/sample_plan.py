@@ -3,12 +3,11 @@
 import math
 from dataclasses import replace
 
+from hpdm_core.build import blocks_per_level
 from hpdm_core.errors import HpdmError, RecipeError
-from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
 from hpdm_core.inference.generate import SamplingSettings, evaluations
-from hpdm_core.model.adaptive_computation import block_passes, first_block
-from hpdm_core.recipe.schema import ModelRecipe, Recipe
+from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
 
@@ -56,40 +55,37 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     ancestors again in each evaluation takes; `block_passes_cached` is the tiles alone, and
     `block_passes_context` what the ancestors cost once.
     """
-    pyramid, model = recipe.pyramid.build(), recipe.model
-    loads = model.levels_per_block
+    pyramid, blocks = recipe.pyramid.build(), blocks_per_level(recipe)
+    branches = 1 if settings.guidance == 1.0 else 2
     rows = []
     for level in range(pyramid.num_levels):
         ancestry = make_ancestry(pyramid, level, settings.overlap)
         tiles, calls = len(ancestry.offsets[level]), evaluations(settings, level)
-        own = block_passes(loads, level)
-        below = sum(block_passes(loads, k) for k in range(level))
-        nodes = sum(len(ancestry.offsets[k]) * block_passes(loads, k) for k in range(level))
-        branches = 1 if settings.guidance == 1.0 else 2
-        passes = branches * (2 if settings.self_conditioning else 1)
+        own, below = calls * tiles * blocks[level], calls * tiles * sum(blocks[:level])
+        once = sum(len(ancestry.offsets[k]) * blocks[k] for k in range(level))
         rows.append(
             {
                 "resolution": list(pyramid.levels[level]),
                 "tiles": tiles,
                 "steps": settings.steps[level],
                 "evaluations": calls,
-                "block_passes_cached": calls * tiles * own,
-                "block_passes_uncached": calls * tiles * (own + below),
-                "block_passes_context": nodes * passes,
-                "cache_bytes": branches * tiles * context_bytes(model, pyramid, level),
+                "block_passes_cached": own,
+                "block_passes_uncached": own + below,
+                # With latent self-conditioning an ancestor runs twice, as in training.
+                "block_passes_context": once * branches * (1 + settings.self_conditioning),
+                "cache_bytes": branches * tiles * _context_bytes(recipe, level),
             }
         )
     return rows
 
 
-def context_bytes(model: ModelRecipe, pyramid: Pyramid, level: int) -> int:
-    """Return the bytes of one tile's context."""
+def _context_bytes(recipe: Recipe, level: int) -> int:
+    """Return the bytes of one tile's context: a term before each block that its level enters."""
     if level == 0:
         return 0
-    tokens = math.prod(p // t for p, t in zip(pyramid.patch, model.token, strict=True))
-    terms = 1
-    if model.context == "deep":
-        terms = len(model.levels_per_block) - first_block(model.levels_per_block, level)
+    model = recipe.model
+    tokens = math.prod(p // t for p, t in zip(recipe.pyramid.patch, model.token, strict=True))
+    terms = blocks_per_level(recipe)[level] if model.context == "deep" else 1
     return FLOAT_BYTES * terms * tokens * model.data_width
 
 
