@@ -101,7 +101,7 @@ def accuracy(network: BundledNetwork, *, damaged: bool, num: int = NUM_TEST) -> 
 def main() -> None:
     """Train, measure on held-out videos, and write the weights with what was measured."""
     parser = argparse.ArgumentParser(description="Train the detector that ships with the package.")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     network = train(steps=arguments.steps)
