@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hpdm_core.data.text_store import (
@@ -69,7 +70,6 @@ class TextEncoder:
         self.fingerprint = fingerprint(name, dtype=dtype, max_tokens=max_tokens) or name
         self._model.to(device).eval().requires_grad_(False)
         self._device = device
-        _check_tokenizer(name, self._tokenizer, self._model)
         self.width = self.encode([""])[0].shape[1]
 
     def count_tokens(self, text: str) -> int:
@@ -111,31 +111,42 @@ class TextEncoder:
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForTextEncoding, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
+        check_tokenizer(name, len(tokenizer), getattr(config, "vocab_size", 0))
         # Safetensors only: no pickle is read from a file that a user was given.
-        model = AutoModelForTextEncoding.from_pretrained(
-            name, torch_dtype=dtype, use_safetensors=True
+        model, report = AutoModelForTextEncoding.from_pretrained(
+            name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         where = "a folder" if Path(name).is_dir() else "neither a folder here nor on the hub"
         raise DataError(
             f"text encoder {name!r} cannot be loaded ({where}): {str(error).splitlines()[0]}",
             expected="a name on the Hugging Face hub (cached, or with a connection), or a folder "
             "with config.json, tokenizer files and model.safetensors",
         ) from error
+    if report["missing_keys"]:
+        raise DataError(
+            f"text encoder {name!r} lacks weights, such as {min(report['missing_keys'])}",
+            remedy="fetch its files again, or name another encoder",
+        )
     return tokenizer, model
 
 
-def _check_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
-    """Refuse the tokenizer that transformers invents where the files of one are missing."""
-    vocabulary = model.config.vocab_size
-    if len(tokenizer) < LEAST_SHARE_OF_VOCABULARY * vocabulary:
+def check_tokenizer(name: str, tokens: int, vocabulary: int) -> None:
+    """Refuse the tokenizer that transformers invents where the files of one are missing.
+
+    Args:
+        tokens: how many the tokenizer knows.
+        vocabulary: how many the encoder has embeddings for.
+    """
+    if tokens < LEAST_SHARE_OF_VOCABULARY * vocabulary:
         raise DataError(
             f"the tokenizer of {name!r} does not belong to its encoder: are its files missing?",
-            got=f"{len(tokenizer)} tokens",
+            got=f"{tokens} tokens",
             expected=f"some {vocabulary}",
             remedy="put the tokenizer files (tokenizer.json or spiece.model) into the folder",
         )

@@ -1,5 +1,6 @@
 """Small data sets on disk, and the real ones where they are at hand."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +29,36 @@ def smooth_video(seed: int, *, frames: int = 24, height: int = 48, width: int = 
 
 
 @pytest.fixture
-def video_folder(tmp_path: Path) -> Path:
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep small preparations out of worker processes, which take longer to start."""
+    monkeypatch.setattr(prepare_module, "WORTH_WORKERS", 100)
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six videos of two classes: 24 frames of 48x64, and one short one."""
+    folder = tmp_path_factory.mktemp("waves")
     for index, name in enumerate(["a/0", "a/1", "a/2", "b/3", "b/4", "b/5"]):
         frames = 10 if name == "b/5" else 24
-        write_mp4(tmp_path / f"source/{name}.mp4", smooth_video(index, frames=frames), 12.0)
-    return tmp_path / "source"
+        write_mp4(folder / f"source/{name}.mp4", smooth_video(index, frames=frames), 12.0)
+    return folder / "source"
 
 
-@pytest.fixture
-def dataset(video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoDataset:
-    # Small videos: starting processes would take longer than making them.
-    monkeypatch.setattr(prepare_module, "WORTH_WORKERS", 100)
+@pytest.fixture(scope="session")
+def prepared(video_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = plan_folder(
-        tmp_path / "data/waves",
+        tmp_path_factory.mktemp("data") / "waves",
         name="waves",
         source=video_folder,
         options=DecodingOptions(min_frames=2),
-        workers=1,
+        workers=2,
     )
     prepare(plan, NoProgress())
+    return plan.folder
+
+
+@pytest.fixture
+def dataset(prepared: Path, tmp_path: Path) -> VideoDataset:
+    """The prepared videos, in a copy that the test may spoil."""
+    shutil.copytree(prepared, tmp_path / "data/waves")
     return open_dataset(tmp_path / "data", "waves")

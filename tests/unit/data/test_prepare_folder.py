@@ -11,7 +11,6 @@ import av
 import numpy as np
 import pytest
 
-from hpdm_core.data import prepare as prepare_module
 from hpdm_core.data.dataset import open_dataset, read_json_lines
 from hpdm_core.data.folders import plan_folder
 from hpdm_core.data.journal import JOURNAL
@@ -24,12 +23,6 @@ from hpdm_core.progress import NoProgress
 from hpdm_core.runs.prep import run_prep_folder, run_prep_shapes
 
 from .conftest import smooth_video
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Keep small preparations out of worker processes."""
-    monkeypatch.setattr(prepare_module, "WORTH_WORKERS", 100)
 
 
 def prep(root: Path, source: Path, **options):
