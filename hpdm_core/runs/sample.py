@@ -6,9 +6,9 @@ Run again with the same words, it goes on with the videos that are missing.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,7 +21,14 @@ from hpdm_core.inference.tiled_inference import Share
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
-from hpdm_core.runs.sample_plan import check_overlaps, describe_sampling, with_options
+from hpdm_core.runs.sample_plan import (
+    Cut,
+    check_overlaps,
+    choose_cut,
+    describe_sampling,
+    memory_estimate,
+    with_options,
+)
 from hpdm_core.runs.sample_requests import Conditions, Request, make_requests
 from hpdm_core.runs.sample_store import LINES, SampleStore
 from hpdm_core.runs.train_checks import available_memory
@@ -29,7 +36,8 @@ from hpdm_core.training.parallel import Parallel, set_precision, start_parallel
 
 # Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
 TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
-VALUES_PER_BATCH = 1 << 28
+# Draws requests with some settings: per level (b, c, t, h, w).
+Draw = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +110,14 @@ def run_sample(
             text=recipe.model.conditioning == "text",
         )  # fmt: skip
         if model is None:
-            return _plan(recipe, settings, where=f"recipe {recipe.name}")
+            return _plan(recipe, settings, options, where=f"recipe {recipe.name}")
         requests = make_requests(
             recipe, model.classes, num=num, seed=seed, classes=classes, prompts=prompts,
             prompt_file=prompt_file,
         )  # fmt: skip
         if dry_run:
-            return _plan(recipe, settings, where=str(model.path)) | {"videos": len(requests)}
+            plan = _plan(recipe, settings, options, where=str(model.path))
+            return plan | {"videos": len(requests)}
         conditions = Conditions(recipe, requests, text_encoder=text_encoder, device=parallel.device)
         job = SampleJob(
             model=model, settings=settings, options=options, parallel=parallel,
@@ -144,12 +153,16 @@ class SampleJob:
         set_precision(self.model.recipe.train.precision, device=self.parallel.device)
         store = self._open_store()
         missing = store.missing(requests)
-        batch = self.options.batch or self._auto_batch(len(missing))
-        self._say_how(store, len(requests), len(missing), batch)
+        cut = self._cut(len(missing))
+        if len(missing) < len(requests):
+            done = len(requests) - len(missing)
+            self.progress.say(f"{done} of {len(requests)} videos are already in {store.folder}")
+        if missing:
+            self._say_how(cut)
         self.parallel.barrier()
         self.progress.start("generating videos", len(missing))
-        for chunk in self._own_chunks(missing, batch):
-            self._make(store, chunk, conditions)
+        for chunk in self._own_chunks(missing, cut.videos):
+            self._make(store, chunk, partial(self._generate, conditions=conditions, cut=cut))
             self.progress.advance(len(chunk))
         self.progress.stop()
         self.parallel.barrier()
@@ -195,13 +208,13 @@ class SampleJob:
         for start in range(0, len(missing), batch):
             yield missing[start : start + batch]
 
-    def _make(self, store: SampleStore, chunk: list[Request], conditions: Conditions) -> None:
-        levels = self._generate(self.settings, chunk, conditions)
+    def _make(self, store: SampleStore, chunk: list[Request], draw: Draw) -> None:
+        levels = draw(self.settings, chunk)
         extras: dict[str, Tensor] = {}
         if self.options.save_levels:
             extras |= {f"level{k}": to_uint8(video) for k, video in enumerate(levels[:-1])}
         if self.options.compare:
-            extras["compare"] = self._compare(chunk, conditions, levels[-1])
+            extras["compare"] = self._compare(chunk, draw, levels[-1])
         if self.options.shard == "tiles" and not self.parallel.is_main:
             return
         videos = to_uint8(levels[-1]).numpy()
@@ -210,7 +223,7 @@ class SampleJob:
             store.write(request, videos[place], extra)
 
     def _generate(
-        self, settings: SamplingSettings, chunk: list[Request], conditions: Conditions
+        self, settings: SamplingSettings, chunk: list[Request], *, conditions: Conditions, cut: Cut
     ) -> tuple[Tensor, ...]:
         done = [0] * len(settings.steps)
 
@@ -228,20 +241,20 @@ class SampleJob:
             condition=conditions.of(chunk),
             work=Work(
                 device=self.parallel.device,
-                tile_batch=self.options.tile_batch or self._auto_tile_batch(),
+                tile_batch=cut.tiles,
                 make_cache=self._make_cache(),
                 share=self._share(),
                 advance=advance,
             ),
         )
 
-    def _compare(self, chunk: list[Request], conditions: Conditions, finest: Tensor) -> Tensor:
+    def _compare(self, chunk: list[Request], draw: Draw, finest: Tensor) -> Tensor:
         """Return the same seeds under other overlaps, side by side: (b, t, h, sum of w, 3)."""
         parts = []
         for overlap in self.options.compare:
             if overlap != self.settings.overlap:
                 settings = replace(self.settings, overlap=overlap)
-                parts.append(self._generate(settings, chunk, conditions)[-1])
+                parts.append(draw(settings, chunk)[-1])
             else:
                 parts.append(finest)
         return to_uint8(torch.cat(parts, dim=-1))
@@ -271,33 +284,48 @@ class SampleJob:
             limit=None if limit is None else int(limit * 1e9),
         )
 
-    def _auto_tile_batch(self) -> int:
-        grid = self.model.network.size.grid
-        return max(1, TOKENS_PER_CALL[self.parallel.device.type] // (grid[0] * grid[1] * grid[2]))
+    def _cut(self, count: int) -> Cut:
+        recipe, options = self.model.recipe, self.options
+        return choose_cut(
+            recipe,
+            describe_sampling(recipe, self.settings),
+            free=available_memory(self.parallel.device),
+            count=count,
+            most_tokens=TOKENS_PER_CALL[self.parallel.device.type],
+            cached=options.cache != "off",
+            videos=options.batch,
+            tiles=options.tile_batch,
+        )
 
-    def _auto_batch(self, count: int) -> int:
-        """Return how many videos at a time: few enough for their values and their cache."""
-        values = 3 * int(np.prod(self.model.pyramid.resolution))
-        rows = describe_sampling(self.model.recipe, self.settings)
-        cache = max(row["cache_bytes"] for row in rows)
-        free = available_memory(self.parallel.device) or 0
-        by_cache = free // 4 // cache if cache and free and self.options.cache != "off" else 16
-        return max(1, min(16, count, VALUES_PER_BATCH // values, by_cache))
-
-    def _say_how(self, store: SampleStore, total: int, missing: int, batch: int) -> None:
-        if missing < total:
-            self.progress.say(f"{total - missing} of {total} videos are already in {store.folder}")
-        rows = describe_sampling(self.model.recipe, self.settings)
-        cache = batch * max(row["cache_bytes"] for row in rows) / 1e9
-        tiles = self.options.tile_batch or self._auto_tile_batch()
+    def _say_how(self, cut: Cut) -> None:
+        cache = self._make_cache()()
+        if cache is None:
+            where = "computed again in every step"
+        elif cut.cache_bytes <= cache.device_budget:
+            where = f"kept on {self.parallel.device}"
+        elif cut.cache_bytes <= cache.host_budget:
+            where = "kept in the computer's memory"
+        else:
+            where = "kept as far as it fits, the rest computed again in every step"
         self.progress.say(
-            f"{self.model.path} on {self.parallel.device}: {batch} videos and {tiles} tiles at a "
-            f"time, cache {self.options.cache} (up to {cache:.2f} GB would be kept)"
+            f"{self.model.path} on {self.parallel.device}: {cut.videos} videos at a time, "
+            f"{cut.tiles} tiles a pass; what does not change over the steps "
+            f"({cut.cache_bytes / 1e9:.2f} GB) is {where}"
         )
 
 
-def _plan(recipe: Recipe, settings: SamplingSettings, *, where: str) -> dict:
+def _plan(recipe: Recipe, settings: SamplingSettings, options: Options, *, where: str) -> dict:
     rows = describe_sampling(recipe, settings)
+    cut = choose_cut(
+        recipe,
+        rows,
+        free=None,
+        count=1,
+        most_tokens=TOKENS_PER_CALL["cuda"],
+        cached=options.cache != "off",
+        videos=options.batch,
+        tiles=options.tile_batch,
+    )
     return {
         "model": where,
         "overlap": settings.overlap or "none",
@@ -305,7 +333,9 @@ def _plan(recipe: Recipe, settings: SamplingSettings, *, where: str) -> dict:
         "levels": rows,
         "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
         "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
-        "cache_bytes": max(row["cache_bytes"] for row in rows),
+        "memory_bytes": memory_estimate(recipe, cut),
+        "videos_at_a_time": cut.videos,
+        "tiles_at_a_time": cut.tiles,
     }
 
 

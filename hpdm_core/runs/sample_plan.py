@@ -1,15 +1,34 @@
 """What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from hpdm_core.build import blocks_per_level
+import torch
+
+from hpdm_core.build import blocks_per_level, build_network
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
 from hpdm_core.inference.generate import SamplingSettings, evaluations
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
+DEFAULT_FREE = 16 << 30
+MOST_VIDEOS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How sampling is cut.
+
+    Args:
+        videos: videos at a time.
+        tiles: tiles in one pass of the network, over all these videos.
+        cache_bytes: what does not change over the steps of the largest level of these videos.
+    """
+
+    videos: int
+    tiles: int
+    cache_bytes: int
 
 
 def with_options(
@@ -79,14 +98,76 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     return rows
 
 
+def choose_cut(
+    recipe: Recipe,
+    rows: list[dict],
+    *,
+    free: int | None,
+    count: int,
+    most_tokens: int,
+    cached: bool,
+    videos: int | None,
+    tiles: int | None,
+) -> Cut:
+    """Cut the work so that it fits into free memory.
+
+    Args:
+        rows: what `describe_sampling` returned.
+        free: bytes that are free on the device; None where it cannot be told.
+        count: videos to be made.
+        most_tokens: tokens of one pass that keep the device busy; more gain nothing.
+        cached: whether what does not change over the steps is kept.
+        videos: in place of the choice.
+        tiles: in place of the choice.
+    """
+    room = (DEFAULT_FREE if free is None else free) // 4
+    kept = max(row["cache_bytes"] for row in rows) if cached else 0
+    if videos is None:
+        videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
+    if tiles is None:
+        tiles = max(1, min(room // _tile_bytes(recipe), most_tokens // _tokens(recipe)))
+    return Cut(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+
+
+def memory_estimate(recipe: Recipe, cut: Cut) -> dict[str, int]:
+    """Estimate the bytes of sampling: weights, what is kept, videos, and tiles in flight."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(recipe).parameters())
+    parts = {
+        "weights": parameters * FLOAT_BYTES,
+        "cache": cut.cache_bytes,
+        "videos": cut.videos * _video_bytes(recipe),
+        "tiles": cut.tiles * _tile_bytes(recipe),
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def _tile_bytes(recipe: Recipe) -> int:
+    """Estimate one tile's bytes inside a block: tokens, their MLP, keys and values; latents too."""
+    model, inner = recipe.model, recipe.model.cross_heads * recipe.model.cross_head_width
+    latent_inner = 3 * model.latent_heads * model.latent_head_width
+    tokens = _tokens(recipe) * (model.data_width * (4 + model.mlp_ratio) + 2 * inner)
+    latents = model.num_latents * (model.latent_width * (4 + model.mlp_ratio) + latent_inner)
+    return FLOAT_BYTES * (tokens + latents)
+
+
+def _video_bytes(recipe: Recipe) -> int:
+    """Return the bytes of a video while its last level is solved: float64 state, sums, results."""
+    return 8 * FLOAT_BYTES * 3 * math.prod(recipe.pyramid.levels[-1])
+
+
+def _tokens(recipe: Recipe) -> int:
+    sizes = zip(recipe.pyramid.patch, recipe.model.token, strict=True)
+    return math.prod(patch // token for patch, token in sizes)
+
+
 def _context_bytes(recipe: Recipe, level: int) -> int:
     """Return the bytes of one tile's context: a term before each block that its level enters."""
     if level == 0:
         return 0
     model = recipe.model
-    tokens = math.prod(p // t for p, t in zip(recipe.pyramid.patch, model.token, strict=True))
     terms = blocks_per_level(recipe)[level] if model.context == "deep" else 1
-    return FLOAT_BYTES * terms * tokens * model.data_width
+    return FLOAT_BYTES * terms * _tokens(recipe) * model.data_width
 
 
 def check_overlaps(overlaps: list[str]) -> list[str]:
