@@ -1,0 +1,312 @@
+"""Speed of a training step: `python benchmarks/train_step.py --json`.
+
+(a) patches with adaptive computation, patches without, and the same backbone on the full resolution
+    (Table 1: the paper has 5.4x the speed and 0.22x the memory for 64x256x256 by 16x64x64 patches);
+(b) our block beside the block of the package rin-pytorch at equal widths, tokens and layers
+    (`pip install --no-deps rin-pytorch`; left out where it is absent);
+(c) arithmetic per second, as a share of what a large matrix product reaches on the same device.
+
+The ratios are HPDM-S's at any `--scale`: widths and the sides of the patch are divided by it,
+tokens and latents by its square. Rounds of all contenders take turns and the fastest round of each counts,
+so that other work on the machine disturbs the figures little.
+
+Axis legend: `b` batch, `n` data tokens, `m` latents.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpdm_core.build import build_diffusion, build_network, describe
+from hpdm_core.geometry.pyramid import sample_offsets
+from hpdm_core.model.rin import BlockSize, RINBlock
+from hpdm_core.recipe.load import load_recipe
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition, PatchBatch
+from hpdm_core.training.parallel import autocast, resolve_device, set_precision
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What everything is measured on.
+
+    Args:
+        scale: HPDM-S's sizes are divided by it.
+        batch: videos, or sequences, per step.
+        rounds: rounds of which the fastest counts.
+        device: where.
+        precision: fp32, tf32 or bf16.
+    """
+
+    scale: int
+    batch: int
+    rounds: int
+    device: torch.device
+    precision: str
+
+
+def main() -> None:
+    setting, as_json = _arguments()
+    set_precision(setting.precision, device=setting.device)
+    rate = matmul_rate(setting)
+    result = {**_where(setting), "matmul_tflops": rate / 1e12}
+    result |= training_figures(setting, rate)
+    result |= block_figures(setting)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            print(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
+
+
+def training_figures(setting: Setting, rate: float) -> dict:
+    """Compare training steps of the three ways to train on the same videos."""
+    side = 64 // setting.scale
+    patch = [16, side, side]
+    levels = [[n * 2**k for n in patch] for k in range(3)]
+    patches = {"pyramid.patch": patch, "pyramid.levels": levels}
+    one = {f"diffusion.{name}": [1] for name in ("sigma_in", "noise_std", "level_weights")}
+    whole = {
+        "pyramid.patch": levels[-1],
+        "pyramid.levels": [levels[-1]],
+        "model.levels_per_block": [1] * 6,
+        "sampling.steps": [1],
+        "diffusion.noise_mean": [0],
+        **one,
+    }
+    recipes = {
+        "adaptive": _recipe(setting, patches),
+        "all_blocks": _recipe(setting, {**patches, "model.levels_per_block": [3] * 6}),
+        "full_resolution": _recipe(setting, whole),
+    }
+    runs = {name: training_step(recipe, setting) for name, recipe in recipes.items()}
+    memory = {name: peak_memory(run, setting.device) for name, run in runs.items()}
+    seconds = fastest(runs, setting)
+    flops = setting.batch * describe(recipes["adaptive"])["flops_per_video_training"]
+    return {
+        **{f"videos_per_second_{name}": setting.batch / s for name, s in seconds.items()},
+        **{f"memory_bytes_{name}": size for name, size in memory.items()},
+        "patch_speedup": seconds["full_resolution"] / seconds["adaptive"],
+        "patch_memory_ratio": memory["adaptive"] / memory["full_resolution"],
+        "adaptive_speedup": seconds["all_blocks"] / seconds["adaptive"],
+        "tflops_per_step": flops / 1e12,
+        "share_of_matmul_rate": flops / seconds["adaptive"] / rate,
+    }
+
+
+def block_figures(setting: Setting) -> dict:
+    """Compare one block, forward and backward, with rin-pytorch's; None where it is absent."""
+    width, latent = 1024 // setting.scale, 512 // setting.scale
+    tokens, latents = 4096 // setting.scale**2, 768 // setting.scale**2
+    heads, head_width, layers = 8, 64, 4
+    size = BlockSize(
+        data_width=width,
+        latent_width=latent,
+        layers=layers,
+        latent_heads=heads,
+        latent_head_width=head_width,
+        cross_heads=heads,
+        cross_head_width=head_width,
+        mlp_ratio=4,
+        dropout=0.0,
+    )
+    theirs = rin_pytorch_block(width, latent, layers, heads, head_width)
+    if theirs is None:
+        return {"versus_rin_pytorch": None}
+    ours, theirs = RINBlock(size).to(setting.device), theirs.to(setting.device)
+    # Their position convolution wants a square number of tokens.
+    tokens = int(tokens**0.5) ** 2
+    x = torch.randn(setting.batch, tokens, width, device=setting.device)
+    z = torch.randn(setting.batch, latents, latent, device=setting.device)
+    condition = torch.randn(setting.batch, 2, latent, device=setting.device)
+    runs = {
+        "ours": _backward_of(ours, lambda: sum_of(ours(z, x, condition, None)), setting),
+        "theirs": _backward_of(theirs, lambda: sum_of(theirs(x, z, None)), setting),
+    }
+    seconds = fastest(runs, setting)
+    return {
+        "block_seconds": seconds["ours"],
+        "block_seconds_rin_pytorch": seconds["theirs"],
+        "versus_rin_pytorch": seconds["theirs"] / seconds["ours"],
+    }
+
+
+def training_step(recipe: Recipe, setting: Setting) -> Run:
+    """Return a forward and backward pass of the training loss on random patches."""
+    network = build_network(recipe).to(setting.device)
+    diffusion, batch = build_diffusion(recipe), _batch(recipe, setting)
+    return _backward_of(
+        network, lambda: diffusion.loss(network, batch, seed=0, step=0).total, setting
+    )
+
+
+def matmul_rate(setting: Setting, size: int = 2048) -> float:
+    """Return multiply-adds times two per second of a square matrix product."""
+    dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    size = size if setting.device.type == "cpu" else 4 * size
+    a, b = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    seconds = fastest({"product": lambda: a @ b}, setting)["product"]
+    return 2 * size**3 / seconds
+
+
+def fastest(runs: dict[str, Run], setting: Setting) -> dict[str, float]:
+    """Return the seconds of the fastest round of each, after one round to warm up."""
+    best = dict.fromkeys(runs, float("inf"))
+    for number in range(setting.rounds + 1):
+        for name, run in runs.items():
+            seconds = timed(run, setting.device)
+            if number:
+                best[name] = min(best[name], seconds)
+    return best
+
+
+def timed(run: Run, device: torch.device) -> float:
+    _synchronise(device)
+    begun = time.perf_counter()
+    run()
+    _synchronise(device)
+    return time.perf_counter() - begun
+
+
+def peak_memory(run: Run, device: torch.device) -> int:
+    """Return the peak bytes of a step; on a CPU what autograd keeps, counted by storage."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(kept.values())
+
+
+def rin_pytorch_block(
+    width: int, latent: int, layers: int, heads: int, head_width: int
+) -> nn.Module | None:
+    """Build rin-pytorch's block, or return None where the package is absent."""
+    # Its one module also holds a trainer; what that imports is not needed, so blanks stand in.
+    blanks = {
+        "torchvision": ("transforms", "utils"),
+        "accelerate": ("Accelerator", "DistributedDataParallelKwargs"),
+        "ema_pytorch": ("EMA",),
+        "beartype": ("beartype",),
+    }
+    for name, attributes in blanks.items():
+        if name not in sys.modules:
+            blank = types.ModuleType(name)
+            for attribute in attributes:
+                setattr(blank, attribute, lambda anything: anything)
+            sys.modules[name] = blank
+    try:
+        module = importlib.import_module("rin_pytorch.rin_pytorch")
+    except ModuleNotFoundError:
+        return None
+    return module.RINBlock(
+        width,
+        latent_self_attn_depth=layers,
+        dim_latent=latent,
+        patches_self_attn=False,
+        heads=heads,
+        dim_head=head_width,
+    )
+
+
+def sum_of(outputs: tuple[Tensor, Tensor]) -> Tensor:
+    return outputs[0].sum() + outputs[1].sum()
+
+
+def _backward_of(module: nn.Module, loss: Callable[[], Tensor], setting: Setting) -> Run:
+    def run() -> None:
+        module.zero_grad(set_to_none=True)
+        with autocast(setting.precision, device=setting.device):
+            value = loss()
+        value.backward()
+
+    return run
+
+
+def _recipe(setting: Setting, changes: dict[str, object]) -> Recipe:
+    scale = setting.scale
+    common = {
+        "model.data_width": 1024 // scale,
+        "model.latent_width": 256 // scale,
+        "model.num_latents": 768 // scale**2,
+        "model.latent_heads": max(1, 24 // scale),
+        "model.cross_heads": max(1, 8 // scale),
+        "model.condition_width": 64,
+        "model.num_classes": 10,
+    }
+    values = {**common, **changes}
+    return load_recipe("hpdm_s", [f"{name}={json.dumps(value)}" for name, value in values.items()])
+
+
+def _batch(recipe: Recipe, setting: Setting) -> PatchBatch:
+    pyramid, rng = recipe.pyramid.build(), np.random.default_rng(0)
+    shape = (setting.batch, 3, *pyramid.patch)
+    return PatchBatch(
+        patches=tuple(torch.rand(shape) * 2 - 1 for _ in pyramid.levels),
+        offsets=torch.from_numpy(
+            np.stack([sample_offsets(pyramid, rng) for _ in range(setting.batch)])
+        ),
+        condition=Condition(labels=torch.zeros(setting.batch, dtype=torch.int64)),
+        indices=torch.arange(setting.batch),
+        keys=("random",) * setting.batch,
+    ).to(setting.device)
+
+
+def _where(setting: Setting) -> dict:
+    cuda = setting.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(setting.device) if cuda else "cpu",
+        "threads": None if cuda else torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": setting.precision,
+        "scale": setting.scale,
+        "batch": setting.batch,
+    }
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _arguments() -> tuple[Setting, bool]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--scale", type=int, help="divide HPDM-S's sizes by it (CPU 4, GPU 1)")
+    parser.add_argument("--batch", type=int, default=1, help="videos per step")
+    parser.add_argument("--rounds", type=int, default=5, help="the fastest counts")
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    setting = Setting(
+        scale=given.scale or (1 if device.type == "cuda" else 4),
+        batch=given.batch,
+        rounds=given.rounds,
+        device=device,
+        precision=given.precision,
+    )
+    return setting, given.json
+
+
+if __name__ == "__main__":
+    main()
