@@ -7,8 +7,8 @@
 (c) arithmetic per second, as a share of what a large matrix product reaches on the same device.
 
 The ratios are HPDM-S's at any `--scale`: widths and the sides of the patch are divided by it,
-tokens and latents by its square. Rounds of all contenders take turns and the fastest round of each counts,
-so that other work on the machine disturbs the figures little.
+tokens and latents by its square. Rounds of all contenders take turns and the fastest round of
+each counts, so that other work on the machine disturbs the figures little.
 
 Axis legend: `b` batch, `n` data tokens, `m` latents.
 """
@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def main() -> None:
     rate = matmul_rate(setting)
     result = {**_where(setting), "matmul_tflops": rate / 1e12}
     result |= training_figures(setting, rate)
-    result |= block_figures(setting)
+    result |= block_figures(replace(setting, rounds=5 * setting.rounds))
     if as_json:
         print(json.dumps(result))
     else:
@@ -106,7 +106,11 @@ def training_figures(setting: Setting, rate: float) -> dict:
 
 
 def block_figures(setting: Setting) -> dict:
-    """Compare one block, forward and backward, with rin-pytorch's; None where it is absent."""
+    """Compare one block, forward and backward, with rin-pytorch's; None where it is absent.
+
+    Theirs does not read the conditioning, so the comparison is of what both have: reading the data,
+    four layers of self-attention, writing. The figure of our whole block stands beside it.
+    """
     width, latent = 1024 // setting.scale, 512 // setting.scale
     tokens, latents = 4096 // setting.scale**2, 768 // setting.scale**2
     heads, head_width, layers = 8, 64, 4
@@ -124,22 +128,34 @@ def block_figures(setting: Setting) -> dict:
     theirs = rin_pytorch_block(width, latent, layers, heads, head_width)
     if theirs is None:
         return {"versus_rin_pytorch": None}
-    ours, theirs = RINBlock(size).to(setting.device), theirs.to(setting.device)
+    whole, same = RINBlock(size).to(setting.device), RINBlock(size).to(setting.device)
+    same.read_condition, same.read_condition_mlp = Unchanged(), Unchanged()
+    theirs = theirs.to(setting.device)
     # Their position convolution wants a square number of tokens.
     tokens = int(tokens**0.5) ** 2
     x = torch.randn(setting.batch, tokens, width, device=setting.device)
     z = torch.randn(setting.batch, latents, latent, device=setting.device)
     condition = torch.randn(setting.batch, 2, latent, device=setting.device)
     runs = {
-        "ours": _backward_of(ours, lambda: sum_of(ours(z, x, condition, None)), setting),
+        "whole": _backward_of(whole, lambda: sum_of(whole(z, x, condition, None)), setting),
+        "same": _backward_of(same, lambda: sum_of(same(z, x, condition, None)), setting),
         "theirs": _backward_of(theirs, lambda: sum_of(theirs(x, z, None)), setting),
     }
     seconds = fastest(runs, setting)
     return {
-        "block_seconds": seconds["ours"],
+        "block_seconds": seconds["whole"],
+        "block_seconds_same_layers": seconds["same"],
         "block_seconds_rin_pytorch": seconds["theirs"],
-        "versus_rin_pytorch": seconds["theirs"] / seconds["ours"],
+        "versus_rin_pytorch": seconds["theirs"] / seconds["same"],
+        "versus_rin_pytorch_with_conditioning": seconds["theirs"] / seconds["whole"],
     }
+
+
+class Unchanged(nn.Module):
+    """Stands in for a layer that is left out."""
+
+    def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        return x
 
 
 def training_step(recipe: Recipe, setting: Setting) -> Run:
@@ -172,11 +188,14 @@ def fastest(runs: dict[str, Run], setting: Setting) -> dict[str, float]:
 
 
 def timed(run: Run, device: torch.device) -> float:
+    """Return seconds; with one CPU thread its own, which other processes hardly disturb."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     _synchronise(device)
-    begun = time.perf_counter()
+    begun = clock()
     run()
     _synchronise(device)
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def peak_memory(run: Run, device: torch.device) -> int:
@@ -275,7 +294,7 @@ def _where(setting: Setting) -> dict:
     cuda = setting.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(setting.device) if cuda else "cpu",
-        "threads": None if cuda else torch.get_num_threads(),
+        "cpu_threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": setting.precision,
         "scale": setting.scale,
