@@ -27,7 +27,7 @@ from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.runs import train_checks as checks
 from hpdm_core.runs.train_data import open_loader
-from hpdm_core.runs.train_init import initialise_from
+from hpdm_core.runs.train_init import Start, plan_start
 from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.runs.train_preview import make_preview
 from hpdm_core.seeds import derive_seed
@@ -70,7 +70,7 @@ def run_train(
     """
     out = out or Path("runs") / recipe.name
     if dry_run:
-        return plan_of_run(recipe, out)
+        return plan_of_run(recipe, out, init_from=init_from)
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = checks.with_classes(recipe, dataset)
     parallel = start_parallel(device, mode=recipe.train.parallel)
@@ -78,6 +78,11 @@ def run_train(
     try:
         checks.check_data(recipe, dataset, say=progress.say)
         checks.check_processes(recipe, parallel.world_size)
+        start = None
+        if init_from is not None and list_checkpoints(out / "checkpoints"):
+            progress.say(f"{out} has begun already: {init_from} is not read again")
+        elif init_from is not None:  # looked at before the run's folder is made
+            start = plan_start(init_from, recipe, classes=dataset.classes, say=progress.say)
         with _locked(out, parallel):
             run = Run(
                 recipe=recipe,
@@ -86,7 +91,7 @@ def run_train(
                 parallel=parallel,
                 progress=progress,
             )
-            return run.train(init_from)
+            return run.train(start)
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
             "the device ran out of memory",
@@ -98,11 +103,13 @@ def run_train(
         parallel.close()
 
 
-def plan_of_run(recipe: Recipe, out: Path) -> dict:
-    """Return what training a recipe would take: sizes, arithmetic and memory."""
-    notes = []
+def plan_of_run(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> dict:
+    """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
+    notes, classes = [], None
     try:
-        recipe = checks.with_classes(recipe, open_dataset(recipe.data.root, recipe.data.name))
+        dataset = open_dataset(recipe.data.root, recipe.data.name)
+        classes = dataset.classes
+        recipe = checks.with_classes(recipe, dataset)
     except DataError as error:
         notes.append(str(error))
         if recipe.model.conditioning == "class" and recipe.model.num_classes is None:
@@ -112,6 +119,8 @@ def plan_of_run(recipe: Recipe, out: Path) -> dict:
     figures = describe(recipe)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     parameters = figures["parameters"]["total"]
+    if init_from is not None:
+        figures["initialised"] = plan_start(init_from, recipe, classes=classes).summary()
     return {
         **figures,
         "steps": recipe.train.steps,
@@ -147,8 +156,8 @@ class Run:
     parallel: Parallel
     progress: Progress
 
-    def train(self, init_from: Path | None) -> dict:
-        """Assemble, resume, train; return the summary."""
+    def train(self, start_from: Start | None) -> dict:
+        """Assemble, resume or start from a base model, train; return the summary."""
         begun = time.perf_counter()
         self._check_recipe()
         set_precision(self.recipe.train.precision, device=self.parallel.device)
@@ -160,11 +169,10 @@ class Run:
             self.progress.say(f"going on from {resumed}")
         start = state.step
         taken = None
-        if resumed is None and init_from is not None:
-            taken = initialise_from(init_from, state.network, say=self.progress.say)
-            state.ema.reset()
+        if resumed is None and start_from is not None:
+            taken = self._take_over(start_from, state)
         if self.parallel.is_main:
-            self._write_recipe()
+            _write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
         telemetry = self._telemetry(start)
         loader = open_loader(
             self.recipe,
@@ -193,6 +201,17 @@ class Run:
             "seconds": round(time.perf_counter() - begun, 1),
         }
         return summary if taken is None else {**summary, "initialised": taken}
+
+    def _take_over(self, start_from: Start, state: TrainState) -> dict:
+        """Start network and averages from a base model; keep the table of weights in the run."""
+        start_from.apply(state.network)
+        state.ema.reset()
+        for line in start_from.lines():
+            self.progress.say(line)
+        summary = start_from.summary()
+        if self.parallel.is_main:
+            _write_text(self.out / "initialised.json", json.dumps(summary, indent=1))
+        return summary
 
     def _loop(
         self, state: TrainState, loader: PatchLoader, store: CheckpointStore, telemetry: Telemetry
@@ -265,12 +284,6 @@ class Run:
         if done and path.is_file():
             checks.check_same_recipe(self.recipe, path, step=step_of(done[-1]))
 
-    def _write_recipe(self) -> None:
-        path = self.out / RECIPE
-        partial_path = path.with_name(f".{RECIPE}.partial")
-        partial_path.write_text(recipe_to_yaml(self.recipe))
-        os.replace(partial_path, path)
-
     def _telemetry(self, start: int) -> Telemetry:
         settings, main = self.recipe.train, self.parallel.is_main
         sinks = ()
@@ -320,6 +333,12 @@ def plan_from(recipe: Recipe) -> Plan:
         checkpoint_every=settings.checkpoint_every,
         preview_every=settings.preview_every,
     )
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.write_text(text)
+    os.replace(partial_path, path)
 
 
 @contextmanager

@@ -214,10 +214,24 @@ def read_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: it is damaged, or was not written by hpdm.
     """
+    metadata = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights {path}", got=error) from error
+    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=file_sha256(path))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Return what a weights file says about its model, without reading the weights.
+
+    Raises:
+        CheckpointError: it is damaged, or was not written by hpdm.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}", got=error) from error
     missing = {"recipe", "classes", "step", "kind"} - metadata.keys()
@@ -227,7 +241,7 @@ def read_weights(path: Path) -> Weights:
             got=f"no {', '.join(sorted(missing))} in its header",
             expected="a weights file written by hpdm",
         )
-    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=file_sha256(path))
+    return metadata
 
 
 def read_into(

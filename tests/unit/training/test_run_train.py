@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from hpdm_core.build import build_diffusion, build_network
 from hpdm_core.data.dataset import open_dataset
@@ -239,23 +239,6 @@ def test_two_commands_do_not_train_into_one_folder(recipe, tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(recipe):
     with pytest.raises(RecipeError, match=r"got 4 over 3; set train.batch_size=6"):
         train_checks.check_processes(recipe, 3)
-
-
-def test_a_new_run_starts_from_another_models_weights(recipe, tmp_path):
-    go(recipe, tmp_path / "base")
-    wider = changed(recipe, "model", levels_per_block=(2, 2))
-    said = Said()
-    summary = go(wider, tmp_path / "new", init_from=tmp_path / "base", progress=said)
-    taken = summary["initialised"]
-    assert taken["new"]
-    assert all(name.startswith("fusion.0") for name in taken["new"])
-    assert any("weights taken" in line for line in said.lines)
-    assert "initialised" not in go(wider, tmp_path / "new", init_from=tmp_path / "base")
-    foreign = tmp_path / "foreign.safetensors"
-    header = {"recipe": "", "classes": "[]", "step": "1", "kind": "ema"}
-    save_file({"x": torch.zeros(2)}, foreign, metadata=header)
-    with pytest.raises(CheckpointError, match=r"no weight of .* fits this recipe"):
-        go(wider, tmp_path / "none", init_from=foreign)
 
 
 @pytest.mark.parametrize("width", [16, 64])
