@@ -6,7 +6,6 @@ batch): the loss is the same for any split of the batch over passes and devices.
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -132,10 +131,11 @@ class PatchDiffusion:
         for index in batch.indices.tolist():
             generator.manual_seed(derive_seed(seed, "noise", step, index))
             uniforms.append(torch.rand(4, generator=generator, device=device))
-            # Noise levels first, so that leaving out fine levels changes nothing on coarse ones.
+            # Noise levels first, then each level in a call of its own (generators draw in blocks),
+            # so that leaving out fine levels changes nothing on coarse ones.
             ln_sigma = torch.randn(self.pyramid.num_levels, generator=generator, device=device)
-            noise = torch.randn(levels, *shape, generator=generator, device=device)
-            normals.append((ln_sigma[:levels], noise))
+            noise = [torch.randn(shape, generator=generator, device=device) for _ in range(levels)]
+            normals.append((ln_sigma[:levels], torch.stack(noise)))
         uniform = torch.stack(uniforms)  # (b, 4)
         noise = torch.stack([n for _, n in normals], dim=1)  # (l, b, c, t, h, w)
         mean = uniform.new_tensor(self.noise_mean[:levels])
@@ -153,10 +153,6 @@ class PatchDiffusion:
     def _cleaned_levels(self, chosen: Tensor, which: Tensor, levels: int) -> Tensor:
         """Return (b, l) bool: the levels below one drawn from 1..l-1, in the chosen samples."""
         index = torch.arange(levels, device=chosen.device)
-        first_noisy = 1 + (which * (levels - 1)).floor()
+        # The finest level always learns, also where it is the only one.
+        first_noisy = (1 + (which * (levels - 1)).floor()).clamp(max=levels - 1)
         return (chosen < self.clean_context)[:, None] & (index < first_noisy[:, None])
-
-
-def share_below(mean: float, std: float, bound: float) -> float:
-    """Return the share of a log-normal noise law under `bound` (for reports on noise scales)."""
-    return 0.5 * (1 + math.erf((math.log(bound) - mean) / (std * math.sqrt(2))))

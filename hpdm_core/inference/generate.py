@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
-from hpdm_core.diffusion.guidance import guided
+from hpdm_core.diffusion.guidance import guided, with_and_without
 from hpdm_core.diffusion.samplers import (
-    Denoise,
     draw_like,
+    heun_evaluations,
     karras_sigmas,
     sample_euler,
     sample_heun,
@@ -67,7 +67,7 @@ class Work:
         tile_batch: patches per call of the network.
         make_cache: makes the store of what does not change over a level's steps, or None.
         share: this process's part of the tiles.
-        advance: called after every evaluation of a level with (level, evaluations of that level).
+        advance: called after every call of a level's solver with (level, calls of that level).
     """
 
     device: torch.device
@@ -103,79 +103,88 @@ def generate(
     finished: list[Tensor] = []
     lower: list[Tensor] = []
     for level in range(len(settings.steps)):
-        generators = [_generator(seed, "level", level) for seed in seeds]
-        denoise = _level_denoiser(
-            denoiser, pyramid, settings, level=level, condition=condition, lower=lower, work=work
+        # In a function of its own, so that a level's cache is gone before the next one's is made.
+        scaled = _sample_level(
+            denoiser,
+            pyramid,
+            settings,
+            level=level,
+            seeds=seeds,
+            condition=condition,
+            lower=tuple(lower),
+            work=work,
         )
-        shape = (len(seeds), CHANNELS, *pyramid.levels[level])
-        # As in EDM the solver's state is float64: rounding at large noise would outlast the steps.
-        x = torch.empty(shape, device=work.device, dtype=torch.float64)
-        x = draw_like(x, generators) * settings.sigma_max
-        sigmas = karras_sigmas(
-            settings.steps[level],
-            sigma_min=settings.sigma_min,
-            sigma_max=settings.sigma_max,
-            rho=settings.rho,
-        )
-        if level == 0:
-            x = sample_heun(
-                denoise,
-                x,
-                sigmas,
-                churn=settings.churn,
-                noise=lambda x=x, g=generators: draw_like(x, g),
-            )
-        else:
-            x = sample_euler(denoise, x, sigmas)
-        x = x.float()
-        finished.append((x * denoiser.sigma_in[level]).cpu())
-        context_noise = draw_like(x, [_generator(seed, "context", level) for seed in seeds])
-        lower.append(x + settings.context_sigma * context_noise)
+        finished.append((scaled * denoiser.sigma_in[level]).cpu())
+        noise = draw_like(scaled, [_generator(seed, "context", level) for seed in seeds])
+        lower.append(scaled + settings.context_sigma * noise)
     return tuple(finished)
 
 
-def evaluations(settings: SamplingSettings, level: int) -> int:
-    """Return how often a whole level is denoised, once more as often under guidance."""
+def solver_calls(settings: SamplingSettings, level: int) -> int:
+    """Return how often the solver asks for a level's estimate."""
     steps = settings.steps[level]
-    calls = 2 * steps - 1 if level == 0 else steps
+    return heun_evaluations(steps) if level == 0 else steps
+
+
+def evaluations(settings: SamplingSettings, level: int) -> int:
+    """Return how often a whole level is denoised: under guidance twice for each call."""
+    calls = solver_calls(settings, level)
     return calls if settings.guidance == 1.0 else 2 * calls
 
 
-def _level_denoiser(
+def _sample_level(
     denoiser: LevelDenoiser,
     pyramid: Pyramid,
     settings: SamplingSettings,
     *,
     level: int,
+    seeds: tuple[int, ...],
     condition: Condition,
-    lower: list[Tensor],
+    lower: tuple[Tensor, ...],
     work: Work,
-) -> Denoise:
-    def tiled(rows: Condition) -> Denoise:
-        whole = TiledLevel(
-            denoiser=denoiser,
-            pyramid=pyramid,
-            level=level,
-            overlap=settings.overlap,
-            condition=rows,
-            lower=tuple(lower),
-            context_sigma=settings.context_sigma,
-            tile_batch=work.tile_batch,
-            cache=work.make_cache(),
-            self_conditioning=settings.self_conditioning,
-            share=work.share,
-        )
+) -> Tensor:
+    """Return the scaled video of one level, (b, c, t, h, w) float32 on the device."""
+    guidance = settings.guidance
+    if guidance != 1.0:  # each sample runs as two rows
+        condition = with_and_without(condition, len(seeds), device=work.device)
+        lower = tuple(torch.cat([video, video]) for video in lower)
+    whole = TiledLevel(
+        denoiser=denoiser,
+        pyramid=pyramid,
+        level=level,
+        overlap=settings.overlap,
+        condition=condition,
+        lower=lower,
+        context_sigma=settings.context_sigma,
+        tile_batch=work.tile_batch,
+        cache=work.make_cache(),
+        self_conditioning=settings.self_conditioning,
+        share=work.share,
+    )
 
-        def counted(x: Tensor, sigma: float) -> Tensor:
-            denoised = whole(x.float(), sigma).to(x.dtype)
-            work.advance(level, evaluations(settings, level))
-            return denoised
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        rows = x if guidance == 1.0 else torch.cat([x, x])
+        denoised = whole(rows.float(), sigma).to(x.dtype)
+        work.advance(level, solver_calls(settings, level))
+        return denoised if guidance == 1.0 else guided(denoised, guidance)
 
-        return counted
-
-    if settings.guidance == 1.0:
-        return tiled(condition)
-    return guided(tiled(condition), tiled(condition.dropped()), settings.guidance)
+    generators = [_generator(seed, "level", level) for seed in seeds]
+    shape = (len(seeds), CHANNELS, *pyramid.levels[level])
+    # As in EDM the solver's state is float64: rounding at large noise would outlast the steps.
+    x = torch.empty(shape, device=work.device, dtype=torch.float64)
+    x = draw_like(x, generators) * settings.sigma_max
+    sigmas = karras_sigmas(
+        settings.steps[level],
+        sigma_min=settings.sigma_min,
+        sigma_max=settings.sigma_max,
+        rho=settings.rho,
+    )
+    if level > 0:
+        return sample_euler(denoise, x, sigmas).float()
+    x = sample_heun(
+        denoise, x, sigmas, churn=settings.churn, noise=lambda: draw_like(x, generators)
+    )
+    return x.float()
 
 
 def _generator(seed: int, *purpose: int | str) -> torch.Generator:

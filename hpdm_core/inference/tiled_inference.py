@@ -77,7 +77,7 @@ class TiledLevel:
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the averaged estimate of the clean scaled video.
 
-        Where memory runs out, the cache moves off the device, then tile batches shrink.
+        Where memory runs out, tile batches shrink and the cache moves off the device.
 
         Args:
             x: (b, c, t, h, w) at noise level `sigma`.
@@ -89,8 +89,9 @@ class TiledLevel:
             try:
                 total, self._latents = self._own_tiles(x, sigma)
                 break
-            except torch.OutOfMemoryError as error:
-                self._shrink(error)
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+            self._shrink(reason)  # out here, where the error no longer holds on to tensors
         self.share.sum_over_processes(total)
         return total / self._counts.to(x.device)
 
@@ -98,9 +99,11 @@ class TiledLevel:
         """Denoise this process's tiles; return their sum in place and their latents."""
         items = torch.arange(len(x) * len(self._offsets))
         items = items.tensor_split(self.share.world_size)[self.share.rank]
+        total = torch.zeros_like(x)
+        if len(items) == 0:  # more processes than tiles
+            return total, None
         if self._source is None:
             self._prepare()
-        total = torch.zeros_like(x)
         latents = []
         chunks = items.split(self.tile_batch)
         for number, chunk in enumerate(chunks):
@@ -110,7 +113,7 @@ class TiledLevel:
             latents.append(self._add_tiles(total, number, chunk, x, sigma, start))
         if self.cache is not None:
             self._source.settle(range(len(chunks)))
-        return total, torch.cat(latents) if self.self_conditioning and latents else None
+        return total, torch.cat(latents) if self.self_conditioning else None
 
     def _prepare(self) -> None:
         self._source = ContextSource(
@@ -151,20 +154,20 @@ class TiledLevel:
             total[(s, slice(None), *tile_slices(self.pyramid, offset))] += patch
         return result.latents
 
-    def _shrink(self, error: torch.OutOfMemoryError) -> None:
-        """Make room: the cache off the device first, then half as many tiles at a time."""
-        if self.cache is not None and self.cache.device_budget > 0:
-            self.cache.device_budget = 0
-        elif self.tile_batch > 1:
-            self.tile_batch //= 2
-        else:
+    def _shrink(self, reason: str) -> None:
+        """Make room: half as many tiles at a time, and half of what the cache has on the device."""
+        cache = self.cache
+        held = 0 if cache is None else cache.nbytes[0]
+        if self.tile_batch == 1 and held == 0:
             raise DeviceError(
                 "one tile does not fit into the device's memory",
-                got=str(error).splitlines()[0],
+                got=reason,
                 remedy="generate fewer videos at a time, or use another device",
-            ) from error
-        if self.cache is not None:
-            self.cache.clear()
+            )
+        if cache is not None:
+            cache.device_budget = held // 2 if self.tile_batch > 1 else 0
+            cache.clear()
+        self.tile_batch = max(1, self.tile_batch // 2)
         self._source = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,0 +1,110 @@
+"""Where memory is short: the cache moves or shrinks, tile batches shrink, videos stay the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hpdm_core.errors import DeviceError
+from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.records import LevelOutput
+from tests.paper.tiny import (
+    draw,
+    make_network,
+    make_pyramid,
+    make_settings,
+    make_work,
+)
+
+SETTINGS = make_settings((1, 2, 2), overlap="w", sigma_max=5.0)
+
+
+class SmallDevice:
+    """A network on a device that holds so many patches at a time.
+
+    Args:
+        network: the real one.
+        room: patches per call before memory runs out.
+        after: calls that still succeed whatever their size.
+    """
+
+    def __init__(self, network, room: int, after: int = 0) -> None:
+        self.network, self.room, self.after = network, room, after
+        self.sizes: list[int] = []
+        self.refusals = 0
+
+    def run_level(self, inputs, noise_labels, *, level, condition, context, latents) -> LevelOutput:
+        if len(inputs) > self.room and self.after <= 0:
+            self.refusals += 1
+            self.sizes.clear()
+            raise torch.cuda.OutOfMemoryError(f"no room for {len(inputs)} patches\nmore lines")
+        self.after -= 1
+        self.sizes.append(len(inputs))
+        return self.network.run_level(
+            inputs, noise_labels, level=level, condition=condition, context=context, latents=latents
+        )
+
+    def context(self, features, boxes):
+        return self.network.context(features, boxes)
+
+
+@pytest.mark.parametrize("self_conditioning", [False, True])
+@pytest.mark.parametrize("budget", [1 << 40, None])
+@pytest.mark.parametrize(("room", "after"), [(1, 0), (5, 0), (3, 2), (3, 6)])
+def test_tile_batches_shrink_until_they_fit(room, after, budget, self_conditioning):
+    """At once, or when memory runs out in the middle of a step."""
+    pyramid = make_pyramid(3, time_grows=False)
+    network = make_network(3, self_conditioning=self_conditioning)
+    settings = replace(SETTINGS, self_conditioning=self_conditioning)
+    expected = draw(network, pyramid, settings)
+    small = SmallDevice(network, room, after)
+    videos = draw(small, pyramid, settings, work=make_work(tile_batch=16, device_budget=budget))
+    for a, b in zip(videos, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert small.refusals > 0
+    assert max(small.sizes) <= room  # since the last refusal
+
+
+def test_a_device_without_room_for_one_tile_is_refused():
+    small = SmallDevice(make_network(2), room=0)
+    with pytest.raises(DeviceError, match=r"one tile does not fit.*no room for 1 patches") as error:
+        draw(small, make_pyramid(2), make_settings((1, 1)), work=make_work(tile_batch=4))
+    assert "more lines" not in str(error.value)
+
+
+class FullDevice(SmallDevice):
+    """Runs out of memory while the caches hold more than so many bytes on the device."""
+
+    def __init__(self, network, caches: list, room: int) -> None:
+        super().__init__(network, room=1 << 40)
+        self.caches, self.bytes = caches, room
+
+    def run_level(self, *args, **options) -> LevelOutput:
+        if sum(cache.nbytes[0] for cache in self.caches) > self.bytes:
+            self.refusals += 1
+            raise torch.cuda.OutOfMemoryError("full of activations")
+        return super().run_level(*args, **options)
+
+
+@pytest.mark.parametrize("tile_batch", [1, 64])
+def test_the_cache_moves_to_the_computers_memory(tile_batch):
+    """What the device cannot hold is kept beside it, so that nothing is computed again."""
+    pyramid, network, caches = make_pyramid(3, time_grows=False), make_network(3), []
+    expected = draw(network, pyramid, SETTINGS)
+    work = make_work(host_budget=1 << 40)
+
+    def make_cache() -> ActivationCache:
+        caches.append(work.make_cache())
+        return caches[-1]
+
+    small = FullDevice(network, caches, room=20_000)
+    videos = draw(
+        small,
+        pyramid,
+        SETTINGS,
+        work=replace(work, tile_batch=tile_batch, make_cache=make_cache),
+    )
+    for a, b in zip(videos, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert small.refusals > 0
+    assert caches[-1].nbytes[1] > 0
