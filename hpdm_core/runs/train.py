@@ -37,7 +37,12 @@ from hpdm_core.training.ema import Ema
 from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.lr import learning_rate
-from hpdm_core.training.parallel import Parallel, set_precision, start_parallel
+from hpdm_core.training.parallel import (
+    Parallel,
+    num_processes,
+    set_precision,
+    start_parallel,
+)
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
@@ -117,7 +122,7 @@ def plan_of_run(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> 
             model = recipe.model.model_copy(update={"num_classes": 1})
             recipe = recipe.model_copy(update={"model": model})
     figures = describe(recipe)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = num_processes()
     parameters = figures["parameters"]["total"]
     if init_from is not None:
         figures["initialised"] = plan_start(init_from, recipe, classes=classes).summary()

@@ -47,6 +47,7 @@ class Weights:
 
 
 def checkpoint_name(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
     return f"{_PREFIX}{step:08d}"
 
 

@@ -102,7 +102,7 @@ def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
         DeviceError: CUDA was asked for and is absent, or has fewer devices than processes.
     """
     rank = int(os.environ.get("RANK", "0"))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = num_processes()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     place = resolve_device(device, local_rank=local_rank)
     if place.type == "cuda":
@@ -118,9 +118,9 @@ def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
     )
 
 
-def is_main_process() -> bool:
-    """Whether this process may write, before it has joined the others."""
-    return int(os.environ.get("RANK", "0")) == 0
+def num_processes() -> int:
+    """Return how many processes torchrun started, before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def resolve_device(device: str, *, local_rank: int = 0) -> torch.device:
