@@ -1,20 +1,18 @@
 """From a recipe to objects: the only module that knows both."""
 
-from collections.abc import Callable
+import math
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
 from hpdm_core.errors import RecipeError
-from hpdm_core.geometry.boxes import pyramid_boxes
 from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.model.adaptive_computation import block_passes
+from hpdm_core.model.flops import level_flops
 from hpdm_core.model.hpdm import HPDM, NetworkSize
 from hpdm_core.model.rin import BlockSize
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.records import Condition
 
 # Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
 COUNTED_TEXT_TOKENS = 77
@@ -107,70 +105,40 @@ def describe(recipe: Recipe) -> dict:
 
     Returns:
         {"parameters": {"total", and one per part}, "levels": [{"resolution", "patch", "tokens",
-        "blocks", "flops_forward"}], "tokens_per_level", "flops_per_video" (one forward pass of
-        one video's patches, a multiply-add being 2), "flops_per_video_training" (forward,
-        backward, and the extra pass of latent self-conditioning)}.
+        "blocks", "flops_forward", "flops_training"}], "tokens_per_level", "flops_per_video" (one
+        forward pass of one video's patches, a multiply-add being 2), "flops_per_video_training"
+        (forward, backward, and the extra pass of latent self-conditioning)}.
     """
     pyramid = recipe.pyramid.build()
     with torch.device("meta"):
         network = build_network(recipe)
-    grid = network.size.grid
-    tokens = grid[0] * grid[1] * grid[2]
-    forward = [_count_flops(recipe, network, levels) for levels in range(1, pyramid.num_levels + 1)]
-    per_level = [after - before for before, after in zip([0, *forward], forward, strict=False)]
-    backward = _count_flops(recipe, network, pyramid.num_levels, backward=True)
-    extra = forward[-1] if recipe.model.self_conditioning > 0 else 0
+    tokens = math.prod(network.size.grid)
+    # The backward pass makes two products of each of the forward pass.
+    passes = 1 + 2 + (1 if recipe.model.self_conditioning > 0 else 0)
+    levels = []
+    for level, resolution in enumerate(pyramid.levels):
+        forward = level_flops(network, level, text_tokens=COUNTED_TEXT_TOKENS)
+        levels.append(
+            {
+                "resolution": list(resolution),
+                "patch": list(pyramid.patch),
+                "tokens": tokens,
+                "blocks": block_passes(recipe.model.levels_per_block, level),
+                "flops_forward": forward,
+                "flops_training": passes * forward,
+            }
+        )
+    parts = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()
+    }
     return {
         "parameters": {
             "total": sum(p.numel() for p in network.parameters()),
-            **{
-                name: sum(p.numel() for p in part.parameters())
-                for name, part in network.named_children()
-            },
+            **parts,
             "latents": network.latents.numel(),
         },
-        "levels": [
-            {
-                "resolution": list(pyramid.levels[level]),
-                "patch": list(pyramid.patch),
-                "tokens": tokens,
-                "blocks": blocks_per_level(recipe)[level],
-                "flops_forward": per_level[level],
-            }
-            for level in range(pyramid.num_levels)
-        ],
+        "levels": levels,
         "tokens_per_level": [tokens] * pyramid.num_levels,
-        "flops_per_video": forward[-1],
-        "flops_per_video_training": backward + extra,
+        "flops_per_video": sum(level["flops_forward"] for level in levels),
+        "flops_per_video_training": sum(level["flops_training"] for level in levels),
     }
-
-
-def _count_flops(recipe: Recipe, network: HPDM, levels: int, *, backward: bool = False) -> int:
-    """Count one pass of the `levels` coarsest levels' patches of one video."""
-    run = _meta_pass(recipe, network, levels)
-    with FlopCounterMode(display=False) as counter:
-        total = run()
-        if backward:
-            total.backward()
-    return counter.get_total_flops()
-
-
-def _meta_pass(recipe: Recipe, network: HPDM, levels: int) -> Callable[[], torch.Tensor]:
-    pyramid, model = recipe.pyramid.build(), recipe.model
-    with torch.device("meta"):
-        inputs = tuple(torch.empty(1, 3, *pyramid.patch) for _ in range(levels))
-        labels = torch.empty(1, levels)
-        offsets = torch.zeros(1, pyramid.num_levels, 3, dtype=torch.int64)
-        condition = Condition(
-            labels=torch.zeros(1, dtype=torch.int64) if model.conditioning == "class" else None,
-            text=torch.empty(1, COUNTED_TEXT_TOKENS, model.condition_width),
-            text_mask=torch.ones(1, COUNTED_TEXT_TOKENS, dtype=torch.bool),
-        )
-    boxes = pyramid_boxes(pyramid, offsets)[:levels]
-
-    def run() -> torch.Tensor:
-        with torch.device("meta"):
-            outputs, _ = network(inputs, labels, boxes, condition, None)
-        return torch.stack([output.sum() for output in outputs]).sum()
-
-    return run
