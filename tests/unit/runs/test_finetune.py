@@ -350,3 +350,21 @@ def test_a_dry_run_shows_the_table_and_writes_nothing(root, base_run, tmp_path):
     assert plan["initialised"]["level_0_as_base"]
     assert json.loads(json.dumps(plan)) == plan
     assert not (tmp_path / "fine").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "fine"),
+    [
+        ("hpdm_t2v_base", "hpdm_t2v"),
+        ("t2v_base_tiny", "t2v_tiny"),
+        ("hpdm_t2v_base", "hpdm_t2v_1k"),
+        ("t2v_base_tiny", "t2v_1k_tiny"),
+    ],
+)
+def test_a_base_sees_the_frame_rate_of_the_level_it_becomes(base, fine):
+    base, fine = load_recipe(base), load_recipe(fine)
+    growth = fine.pyramid.levels[-1][0] // fine.pyramid.levels[0][0]
+    more_frames = fine.pyramid.patch[0] // base.pyramid.patch[0]
+    assert base.data.frame_stride == fine.data.frame_stride * growth * more_frames
+    assert base.model.condition_width == fine.model.condition_width
+    assert base.sampling.churn == fine.sampling.churn == 0
