@@ -33,7 +33,8 @@ def command(
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="Run folder, checkpoint folder or weights file to start from.",
+            help="Run folder, checkpoint folder or weights file to start from; 'shipped' is the "
+            "model that comes with hpdm.",
             show_default=False,
         ),
     ],
