@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples
-from hpdm_core.errors import HpdmError
+from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples, words
 
 NAME = "ablate"
 EXAMPLES = examples(
     "hpdm ablate table4 --scale tiny --rows none,hw,fhw",
+    "hpdm ablate table8",
+    "hpdm ablate table3 --scale paper --dry-run",
 )
 
 
@@ -46,13 +47,60 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Run a table of the paper (comes with version 0.2).
+    """Run a table of the paper and show it beside the paper's figures.
 
-    Its rows are run one after the other and shown beside the paper's figures.
+    Rows are run one after the other; the same command again goes on where it stopped. Writes
+    rows.jsonl, table.md, table.tex and report.html to results/TABLE-SCALE, or below --out.
     """
-    with session(as_json=json):
-        raise HpdmError(
-            f"hpdm ablate {table} is not part of this version yet",
-            remedy="it comes with version 0.2; until then, train its rows by hand with overrides: "
-            "hpdm train RECIPE model.detach_context=true",
+    with session(as_json=json) as current:
+        from hpdm_core.runs.ablate import run_ablate
+
+        result = run_ablate(
+            table,
+            scale=scale.value,
+            rows=words(rows),
+            out=out,
+            device=device.value,
+            seed=seed,
+            dry_run=dry_run,
+            progress=current.progress,
         )
+        if json or dry_run:
+            current.show(result, title=result["title"])
+        else:
+            current.progress.stop()
+            _print_table(result)
+
+
+def _print_table(result: dict) -> None:
+    """Print the paper's figure, ours and the difference for every row and column."""
+    import sys
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    grid = Table(title=escape(f"{result['title']} ({result['scale']})"), title_justify="left")
+    grid.add_column("setup")
+    columns = list(dict.fromkeys(cell["column"] for cell in result["cells"]))
+    for key in columns:
+        cells = [cell for cell in result["cells"] if cell["column"] == key]
+        head = f"{cells[0]['heading']}\nours: {cells[0]['ours_heading']}"
+        grid.add_column(escape(head), justify="right")
+    for row in dict.fromkeys(cell["row"] for cell in result["cells"]):
+        own = [cell for cell in result["cells"] if cell["row"] == row]
+        grid.add_row(escape(own[0]["setup"]), *(escape(_in_lines(cell)) for cell in own))
+    console.print(grid)
+    for notice in result["notices"]:
+        console.print(escape(notice))
+    for finding in result["findings"]:
+        text = f"{finding['verdict']}: {finding['finding']} (here: {finding['ours']})"
+        console.print(escape(text))
+    console.print(escape(f"report: {result['files']['report']}"))
+
+
+def _in_lines(cell: dict) -> str:
+    shown = cell["shown"]
+    lines = [f"paper {shown['paper']}", f"ours {shown['ours']}", shown["diff"]]
+    return "\n".join(line for line in lines if line)

@@ -18,6 +18,8 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.recipe.yaml_tree import Marked, dump, parse, parse_scalar
 
 _OWN = ("name", "description")
+# Files beside the recipes that are tables of the paper (hpdm_core.reports).
+_TABLE = re.compile(r"(table|fig)\d+")
 _OVERRIDE = re.compile(r"^(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)=(?P<value>.*)$", re.DOTALL)
 
 
@@ -62,6 +64,10 @@ def recipe_from_yaml(text: str, source: str) -> Recipe:
 def find_recipe(ref: str | Path) -> Path:
     """Return the file that a path or a shipped recipe's bare name stands for."""
     path = Path(ref)
+    if _TABLE.fullmatch(path.stem) and path.stem in {file.stem for file in shipped_tables()}:
+        raise RecipeError(
+            f"{ref} is a table of the paper, not a recipe", remedy=f"run `hpdm ablate {path.stem}`"
+        )
     if path.is_file():
         return path
     shipped = {file.stem: file for file in shipped_recipes()}
@@ -83,6 +89,15 @@ def find_recipe(ref: str | Path) -> Path:
 
 def shipped_recipes() -> list[Path]:
     """Return the recipes that come with the package, sorted by name."""
+    return [file for file in _shipped_files() if not _TABLE.fullmatch(file.stem)]
+
+
+def shipped_tables() -> list[Path]:
+    """Return the paper's tables that come with the package, sorted by name."""
+    return [file for file in _shipped_files() if _TABLE.fullmatch(file.stem)]
+
+
+def _shipped_files() -> list[Path]:
     # Beside hpdm_core: `hpdm_recipes` where it is installed, `recipes` in a checkout.
     root = Path(__file__).resolve().parents[2]
     folder = next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)

@@ -4,6 +4,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,6 +35,36 @@ def open_model(ref: str, device: torch.device) -> FakeModel:
             f"{ref} draws what a text says, and no protocol names the texts",
             remedy="draw videos with `hpdm sample --prompt` and give them as --samples",
         )
+    by_class = recipe.model.conditioning == "class"
+
+    def condition_of(labels: tuple[int, ...]) -> Condition:
+        return Condition(labels=torch.tensor(labels) if by_class else None)
+
+    return fake_model(
+        model, device, classes=model.classes if by_class else (), condition_of=condition_of
+    )
+
+
+def fake_model(
+    model: LoadedModel,
+    device: torch.device,
+    *,
+    classes: tuple[str, ...],
+    condition_of: Callable[[tuple[int, ...]], Condition],
+    num_levels: int | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> FakeModel:
+    """Return a loaded model as scoring sees it.
+
+    Args:
+        model: what draws.
+        device: where it is.
+        classes: what labels stand for.
+        condition_of: labels to what the network reads.
+        num_levels: of the pyramid, from the coarsest; None takes all.
+        facts: what else a video depends on, beside the sampling settings.
+    """
+    recipe, pyramid = model.recipe, model.pyramid
     set_precision(recipe.train.precision, device=device)
     work = Work(
         device=device,
@@ -44,36 +75,32 @@ def open_model(ref: str, device: torch.device) -> FakeModel:
     )
 
     def make(seeds: tuple[int, ...], labels: tuple[int, ...], level: int) -> Tensor:
-        return _videos(model, work, seeds=seeds, labels=labels, level=level)
+        condition = condition_of(labels).to(device)
+        return _videos(model, work, seeds=seeds, condition=condition, level=level)
 
+    levels = pyramid.levels[:num_levels]
     return FakeModel(
         sha256=model.sha256,
-        settings=asdict(model.settings),
-        pyramid=model.pyramid,
-        classes=model.classes if recipe.model.conditioning == "class" else (),
+        settings=asdict(model.settings) | dict(facts or {}),
+        pyramid=replace(pyramid, levels=levels),
+        classes=classes,
         data=str(Path(recipe.data.root) / recipe.data.name),
-        frame_stride=recipe.data.frame_stride,
+        # A coarser level shows every n-th frame of the finest.
+        frame_stride=recipe.data.frame_stride * pyramid.stride(len(levels) - 1)[0],
         make=make,
     )
 
 
 def _videos(
-    model: LoadedModel,
-    work: Work,
-    *,
-    seeds: tuple[int, ...],
-    labels: tuple[int, ...],
-    level: int,
+    model: LoadedModel, work: Work, *, seeds: tuple[int, ...], condition: Condition, level: int
 ) -> Tensor:
     """Return (b, c, t, h, w) of one level; finer ones are not made."""
-    by_class = model.recipe.model.conditioning == "class"
-    condition = Condition(labels=torch.tensor(labels) if by_class else None)
     levels = generate(
         model.denoiser,
         model.pyramid,
         replace(model.settings, steps=model.settings.steps[: level + 1]),
         seeds=seeds,
-        condition=condition.to(work.device),
+        condition=condition,
         work=work,
     )
     return levels[level]

@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from hpdm_core.build import build_diffusion, build_network
-from hpdm_core.recipe.load import load_recipe, recipe_from_yaml, recipe_to_yaml
+from hpdm_core.recipe.load import (
+    load_recipe,
+    recipe_from_yaml,
+    recipe_to_yaml,
+    shipped_recipes,
+    shipped_tables,
+)
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-FILES = sorted(RECIPES.rglob("*.yaml"))
+FILES = shipped_recipes()
 
 # Table 8: parameters in millions; batch counts videos and images.
 TABLE_8 = {
@@ -78,6 +84,12 @@ def test_table_8_levels_and_loads(name):
     assert recipe.pyramid.levels == LEVELS[name]
     assert recipe.pyramid.patch == LEVELS[name][0]
     assert recipe.model.levels_per_block == LOADS[name]
+
+
+def test_every_file_is_a_recipe_or_a_table():
+    both = {*shipped_recipes(), *shipped_tables()}
+    assert both == {*RECIPES.rglob("*.yaml")}
+    assert not {*shipped_recipes()} & {*shipped_tables()}
 
 
 def test_input_scale_doubles_with_each_level():

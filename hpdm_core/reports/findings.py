@@ -1,0 +1,104 @@
+"""The paper's findings, judged on our figures: holds, does not hold, or within noise.
+
+Rows are compared seed by seed: a seed is the same training order, noise and videos in every row,
+so the differences vary less than the figures. A difference counts where its mean is beyond what
+three seeds scatter to by chance: Student's t, one-sided, at 95%.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hpdm_core.reports.ablations import Column, Finding
+from hpdm_core.reports.results import Cell, Results
+
+Verdict = Literal["holds", "does not hold", "within noise", "not judged"]
+# Student's t at 95%, one-sided, for 1, 2, ... degrees of freedom.
+T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
+MIN_SEEDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A finding and what became of it.
+
+    Args:
+        finding: the paper's.
+        verdict: on our figures.
+        reason: the figures that it rests on.
+        paper: the same comparison on the paper's figures.
+    """
+
+    finding: Finding
+    verdict: Verdict
+    reason: str
+    paper: str
+
+
+def judge(results: Results) -> list[Judged]:
+    """Judge every finding of a table."""
+    return [_judged(finding, results) for finding in results.table.findings]
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean, and lower and upper end of its range by chance (each one-sided 95%)."""
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    reach = T_95[min(len(differences) - 1, len(T_95)) - 1] * error
+    return mean, mean - reach, mean + reach
+
+
+def _judged(finding: Finding, results: Results) -> Judged:
+    column = results.table.column(finding.column)
+    cell = results.cells[finding.row, finding.column]
+    others = [results.cells[key, finding.column] for key in finding.against]
+    missing = [c.row.title for c in (cell, *others) if len(c.values) < MIN_SEEDS]
+    uneven = len({len(c.values) for c in (cell, *others)}) > 1
+    paper = "; ".join(_paper(finding, column, cell, other) for other in others[:3])
+    if len(others) > 3:
+        paper = f"{cell.paper} against {_range([c.paper for c in others])}"
+    if missing or uneven:
+        why = f"needs {MIN_SEEDS} seeds of {', '.join(missing)}" if missing else "seeds differ"
+        return Judged(finding=finding, verdict="not judged", reason=why, paper=paper)
+    verdicts, reasons = [], []
+    for other in others:
+        verdict, reason = _against(finding, column, cell, other)
+        verdicts.append(verdict)
+        reasons.append(reason)
+    overall: Verdict = "within noise"
+    if "does not hold" in verdicts:
+        overall = "does not hold"
+    elif all(verdict == "holds" for verdict in verdicts):
+        overall = "holds"
+    return Judged(finding=finding, verdict=overall, reason="; ".join(reasons), paper=paper)
+
+
+def _against(finding: Finding, column: Column, cell: Cell, other: Cell) -> tuple[Verdict, str]:
+    """Compare with one other row; an advantage is in percent of the other's, seed by seed."""
+    sign = 1.0 if column.better == "higher" else -1.0
+    pairs = zip(cell.values, other.values, strict=True)
+    gains = [100.0 * sign * (own - its) / (abs(its) or 1.0) for own, its in pairs]
+    mean, low, high = interval(gains)
+    bar = -finding.limit if finding.kind == "close" else 0.0
+    verdict: Verdict = "holds" if low > bar else "does not hold" if high < bar else "within noise"
+    word = "better" if mean >= 0 else "worse"
+    reason = f"{abs(mean):.1f}% {word} than {other.row.title} ({low:+.1f}% to {high:+.1f}%)"
+    return verdict, reason
+
+
+def _paper(finding: Finding, column: Column, cell: Cell, other: Cell) -> str:
+    own, its = cell.paper, other.paper
+    if not isinstance(own, int | float) or not isinstance(its, int | float):
+        return f"{_word(own)} against {_word(its)}"
+    gain = 100 * (own - its) / its * (1 if column.better == "higher" else -1)
+    return f"{own:g} against {its:g}, {abs(gain):.1f}% {'better' if gain >= 0 else 'worse'}"
+
+
+def _range(values: Sequence[float | str | None]) -> str:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return f"{min(numbers):g} to {max(numbers):g}" if numbers else "no figures"
+
+
+def _word(value: float | str | None) -> str:
+    return "no figure" if value is None else str(value)

@@ -1,0 +1,151 @@
+"""Plots as SVG written by hand: no library, no scripts, sharp at any size, a few kilobytes.
+
+Colours and fonts come from the page's style sheet, by class.
+"""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from hpdm_core.reports.ablations import Column
+from hpdm_core.reports.results import Cell, Results
+from hpdm_core.reports.tables import heading, number, paper_text
+
+ROW, TOP, LABEL, PANEL, GAP = 26, 30, 172, 190, 26
+LINES_WIDTH, LINES_HEIGHT, MARGIN = 560, 300, 54
+NUM_LINE_COLOURS = 6
+
+
+def plots(results: Results) -> list[str]:
+    """Return the table's plots: bars for each column, or one plot of lines over columns."""
+    if results.table.plot == "none":
+        return []
+    if results.table.plot == "lines":
+        return [_lines(results)]
+    return [_bars(results, column) for column in results.table.columns]
+
+
+def _bars(results: Results, column: Column) -> str:
+    """Draw the paper's figures and ours in two panels, each with a scale of its own."""
+    cells = [results.cells[row.key, column.key] for row in results.table.runnable]
+    theirs, ours = heading(results, column)
+    height = TOP + ROW * len(cells) + 8
+    width = LABEL + 2 * PANEL + GAP
+    parts = [
+        _text(LABEL, 18, "paper", "head"),
+        _text(LABEL + PANEL + GAP, 18, "here", "head"),
+    ]
+    panels = (
+        ([cell.paper if isinstance(cell.paper, int | float) else None for cell in cells], LABEL),
+        ([cell.mean for cell in cells], LABEL + PANEL + GAP),
+    )
+    for place, cell in enumerate(cells):
+        parts.append(_text(0, TOP + ROW * place + 16, _cut(cell.row.title), "label"))
+    for side, (values, left) in enumerate(panels):
+        spreads = [(cell.std or 0.0) if side else 0.0 for cell in cells]
+        top = max((v + s for v, s in zip(values, spreads, strict=True) if v), default=1.0)
+        for place, (value, spread) in enumerate(zip(values, spreads, strict=True)):
+            y = TOP + ROW * place
+            kind = "paper" if side == 0 else "ours"
+            parts.append(_bar(value, spread, top, left=left, y=y, kind=kind))
+    title = f"{theirs}; here: {ours}" if ours != theirs else theirs
+    return _figure(title, _arrow(column), width, height, parts)
+
+
+def _bar(
+    value: float | None, spread: float, top: float, *, left: float, y: float, kind: str
+) -> str:
+    if value is None:
+        return _text(left, y + 16, "–", "value")
+    room = PANEL - 62
+    length = max(1.0, room * value / top) if top > 0 else 1.0
+    parts = [
+        f'<rect class="{kind}" x="{left}" y="{y + 4}" width="{length:.1f}" height="{ROW - 10}"/>'
+    ]
+    end = length
+    if spread:
+        low, high = (left + room * max(0.0, value + d) / top for d in (-spread, spread))
+        middle = y + ROW / 2 - 1
+        parts.append(
+            f'<path class="spread" d="M{low:.1f} {middle}H{high:.1f}'
+            f'M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8"/>'
+        )
+        end = max(end, high - left)
+    shown = paper_text(value) if kind == "paper" else number(value)
+    parts.append(_text(left + end + 5, y + 16, shown, "value"))
+    return "".join(parts)
+
+
+def _lines(results: Results) -> str:
+    """Draw one line per row over the columns' numbers of fakes (logarithmic)."""
+    rows = results.table.runnable
+    series = [
+        (row.title, _points([results.cells[row.key, c.key] for c in results.table.columns]))
+        for row in rows
+    ]
+    points = [point for _, line in series for point in line]
+    ours = heading(results, results.table.columns[0])[1]
+    if not points:
+        return _figure(results.table.title, "nothing measured yet", 300, 30, [])
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    right, bottom = LINES_WIDTH - 110, LINES_HEIGHT - 34
+    span = math.log(max(xs) / min(xs)) or 1.0
+    high = max(ys) * 1.05
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = MARGIN + (right - MARGIN) * math.log(x / min(xs)) / span
+        return across, bottom - (bottom - 14) * y / high
+
+    parts = [f'<path class="axis" d="M{MARGIN} 14V{bottom}H{right}"/>']
+    for x in sorted(set(xs)):
+        across, _ = place(x, 0)
+        parts.append(_text(across, bottom + 16, f"{x:,}", "tick middle"))
+    for share in (0.25, 0.5, 0.75, 1.0):
+        _, down = place(min(xs), high * share)
+        parts.append(f'<path class="grid" d="M{MARGIN} {down:.1f}H{right}"/>')
+        parts.append(_text(MARGIN - 6, down + 4, number(high * share), "tick end"))
+    parts.append(_text((MARGIN + right) / 2, bottom + 31, "fakes", "tick middle"))
+    for index, (title, line) in enumerate(series):
+        parts.append(_line(title, line, place, colour=index % NUM_LINE_COLOURS))
+    return _figure(ours, "lower is better", LINES_WIDTH, LINES_HEIGHT, parts)
+
+
+def _line(title: str, line: Sequence[tuple[int, float, float]], place, *, colour: int) -> str:
+    if not line:
+        return ""
+    spots = [place(x, y) for x, y, _ in line]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
+    parts = [f'<path class="line c{colour}" d="{path}"/>']
+    for (x, y), (count, value, std) in zip(spots, line, strict=True):
+        low, high = place(count, max(0.0, value - std))[1], place(count, value + std)[1]
+        parts.append(f'<path class="line c{colour} thin" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
+        parts.append(f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    x, y = spots[-1]
+    parts.append(_text(x + 8, y + 4, _cut(title, 16), f"label c{colour}"))
+    return "".join(parts)
+
+
+def _points(cells: Sequence[Cell]) -> list[tuple[int, float, float]]:
+    """Return (fakes, mean, deviation) of the cells that have a figure, by rising number."""
+    known = [(c.counts, c.mean, c.std or 0.0) for c in cells if c.counts and c.mean is not None]
+    return sorted(known)
+
+
+def _figure(title: str, subtitle: str, width: float, height: float, parts: list[str]) -> str:
+    return (
+        f'<figure><figcaption>{escape(title)} <span class="dim">{escape(subtitle)}</span>'
+        f'</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+    )
+
+
+def _text(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _arrow(column: Column) -> str:
+    return "" if column.better == "neither" else f"{column.better} is better"
+
+
+def _cut(text: str, longest: int = 27) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,222 @@
+"""A table's figures in words: the grid that Markdown, LaTeX, the terminal and HTML share."""
+
+from dataclasses import dataclass
+
+from hpdm_core.reports.ablations import Column
+from hpdm_core.reports.findings import Judged, judge
+from hpdm_core.reports.results import Cell, Results
+
+NOTHING = "–"
+NOT_COMPARABLE = (
+    "Run at {scale} scale: small models on small data. Scores below come from another detector "
+    "than the paper's or from other data, are not FVD or IS, and must not be set beside the "
+    "paper's figures. What may be compared is the order of rows and each row's change against "
+    "“{baseline}”."
+)
+OTHER_MACHINE = (
+    "Speed and memory depend on the machine; their ratios to “{baseline}” are what travels."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A cell in words.
+
+    Args:
+        paper: the paper's figure.
+        ours: our mean, with the deviation over seeds.
+        difference: ours against the paper's where the two are comparable, else both changes
+            against the table's baseline.
+        good: whether ours is at least as good as the paper's; None where that says nothing.
+    """
+
+    paper: str
+    ours: str
+    difference: str
+    good: bool | None
+
+
+def show(cell: Cell, baseline: Cell | None) -> Shown:
+    """Put a cell into words."""
+    ours = cell.text or NOTHING
+    if cell.mean is not None:
+        spread = "" if cell.std is None else f" ± {number(cell.std)}"
+        ours = f"{number(cell.mean)}{spread}"
+    elif cell.row.reference is not None:
+        ours = f"not run: {cell.row.reference}"
+    return Shown(
+        paper=paper_text(cell.paper),
+        ours=ours,
+        difference=_difference(cell, baseline),
+        good=_good(cell),
+    )
+
+
+def heading(results: Results, column: Column) -> tuple[str, str]:
+    """Return what the paper calls a column, and what ours are."""
+    unit = f" ({column.unit})" if column.unit else ""
+    cells = [results.cells[row.key, column.key] for row in results.table.rows]
+    names = sorted({f"{cell.name}, {cell.of}" for cell in cells if cell.name})
+    # A score's own name stands there, so that no figure of another detector passes as FVD.
+    if column.measure.kind == "score":
+        return f"{column.heading}{unit}", "; ".join(names) or "nothing yet"
+    return f"{column.heading}{unit}", f"{column.heading}{unit}"
+
+
+def notices(results: Results) -> list[str]:
+    """Return what a reader must know before comparing."""
+    kinds = {column.measure.kind for column in results.table.columns}
+    names = {"scale": results.scale, "baseline": baseline_title(results)}
+    found = []
+    if "score" in kinds and not results.has_comparable and results.scale != "paper":
+        found.append(NOT_COMPARABLE.format_map(names))
+    if "step" in kinds:
+        found.append(OTHER_MACHINE.format_map(names))
+    return found
+
+
+def baseline_title(results: Results) -> str:
+    """Return the title of the row that others are held against."""
+    key = results.table.baseline
+    return results.table.row(key).title if key is not None else "no row"
+
+
+def markdown(results: Results) -> str:
+    """Write the table as Markdown: paper and ours side by side for every column."""
+    table = results.table
+    heads = ["setup"]
+    for column in table.columns:
+        theirs, ours = heading(results, column)
+        heads += [f"{theirs}: paper", f"ours: {ours}"]
+    lines = [f"# {table.title}", "", table.about, ""]
+    lines += [f"Scale: **{results.scale}**, {table.scales[results.scale].about}.", ""]
+    lines += [f"> {text}\n" for text in notices(results)]
+    lines += [_md_row(heads), _md_row(["---"] * len(heads))]
+    for row in table.rows:
+        cells = [row.title]
+        for column in table.columns:
+            shown = show(results.cells[row.key, column.key], results.baseline(column))
+            cells += [shown.paper, _with_difference(shown)]
+        lines.append(_md_row(cells))
+    lines += ["", *_md_findings(judge(results))]
+    lines += [f"- {note}" for note in table.notes]
+    return "\n".join([*lines, "", *provenance(results)]) + "\n"
+
+
+def latex(results: Results) -> str:
+    """Write the table as a LaTeX `tabular` (package booktabs): paper and ours side by side."""
+    table = results.table
+    first = " & ".join(
+        rf"\multicolumn{{2}}{{c}}{{{_tex(heading(results, column)[0])}}}"
+        for column in table.columns
+    )
+    second = " & ".join("paper & ours" for _ in table.columns)
+    body = []
+    for row in table.rows:
+        cells = [_tex(row.title)]
+        for column in table.columns:
+            shown = show(results.cells[row.key, column.key], results.baseline(column))
+            cells += [_tex(shown.paper), _tex(shown.ours)]
+        body.append(" & ".join(cells) + r" \\")
+    about = [f"% {line}" for line in (table.title, *notices(results), *provenance(results))]
+    return "\n".join(
+        [*about, rf"\begin{{tabular}}{{l{'rr' * len(table.columns)}}}", r"\toprule",
+         rf"& {first} \\", rf"setup & {second} \\", r"\midrule", *body, r"\bottomrule",
+         r"\end{tabular}"]
+    ) + "\n"  # fmt: skip
+
+
+def provenance(results: Results) -> list[str]:
+    """Return a line on each kind of machine, and one on seeds and versions."""
+    machines = sorted({line["machine"]["name"] for line in results.lines})
+    versions = sorted({line["versions"]["hpdm"] for line in results.lines})
+    if not results.lines:
+        return ["Nothing has been run yet."]
+    hours = sum(line["seconds"] for line in results.lines) / 3600
+    return [
+        f"Made by `hpdm ablate {results.name} --scale {results.scale}` of hpdm "
+        f"{', '.join(versions)}: {len(results.lines)} rows, seeds "
+        f"{', '.join(map(str, results.seeds))}, {hours:.1f} hours, on {'; '.join(machines)}. "
+        "Everything that a figure depends on is in rows.jsonl."
+    ]
+
+
+def number(value: float) -> str:
+    """Write a figure with as many digits as tables have: 378.2, 14.20, 4.400, 0.0052, 10,000."""
+    if value == int(value) and abs(value) < 1e7:
+        return f"{int(value):,}"
+    size = abs(value)
+    digits = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
+    return f"{value:,.{digits}f}" if size >= 0.001 else f"{value:.2g}"
+
+
+def paper_text(value: float | str | None) -> str:
+    """Write the paper's figure with the digits that it has."""
+    if value is None:
+        return NOTHING
+    return value if isinstance(value, str) else f"{value:,.10g}"
+
+
+def _difference(cell: Cell, baseline: Cell | None) -> str:
+    if cell.column.measure.kind == "recipe":
+        same = cell.text == paper_text(cell.paper)
+        return "" if cell.paper is None or same else "differs"
+    if cell.comparable:
+        if cell.mean is None or not isinstance(cell.paper, int | float):
+            return ""
+        gap = cell.mean - cell.paper
+        return f"{'+' if gap >= 0 else '−'}{number(abs(gap))}, {_percent(gap / cell.paper)}"
+    if baseline is None or baseline.row.key == cell.row.key:
+        return ""
+    own, theirs = _change(cell.mean, baseline.mean), _change(cell.paper, baseline.paper)
+    parts = ([own] if own else []) + ([f"paper {theirs}"] if theirs else [])
+    return ", ".join(parts) if own else ""
+
+
+def _change(value: float | str | None, against: float | str | None) -> str:
+    """Return the change against a baseline: in percent, as a ratio where it is large."""
+    if not isinstance(value, int | float) or not isinstance(against, int | float) or not against:
+        return ""
+    ratio = value / against
+    return f"{ratio:.2f}x" if ratio > 2 or ratio < 0.5 else _percent(ratio - 1)
+
+
+def _percent(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{abs(100 * share):.1f}%"
+
+
+def _good(cell: Cell) -> bool | None:
+    """Judge scores alone, and only where they are the paper's own kind."""
+    if not cell.comparable or cell.mean is None or not isinstance(cell.paper, int | float):
+        return None
+    if cell.column.better == "neither":
+        return None
+    return cell.mean <= cell.paper if cell.column.better == "lower" else cell.mean >= cell.paper
+
+
+def _with_difference(shown: Shown) -> str:
+    return f"{shown.ours} ({shown.difference})" if shown.difference else shown.ours
+
+
+def _md_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _md_findings(judged: list[Judged]) -> list[str]:
+    if not judged:
+        return []
+    rows = [
+        _md_row([item.finding.text, f"**{item.verdict}**", item.reason, item.paper])
+        for item in judged
+    ]
+    return [
+        "## Findings of the paper", "",
+        _md_row(["finding", "here", "our figures, by seed", "paper"]),
+        _md_row(["---"] * 4), *rows, "",
+    ]  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    table = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "²": "$^2$", "±": r"$\pm$",
+             "–": "--", "−": "$-$", "“": "``", "”": "''"}  # fmt: skip
+    return "".join(table.get(letter, letter) for letter in text)

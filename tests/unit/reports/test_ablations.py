@@ -1,0 +1,128 @@
+"""The shipped tables: figures as printed, rows that resolve at every scale, and plain mistakes."""
+
+import pytest
+
+from hpdm_core.errors import RecipeError
+from hpdm_core.recipe.load import find_recipe, load_recipe, shipped_tables
+from hpdm_core.reports.ablations import (
+    SCALES,
+    choose_rows,
+    load_table,
+    protocol_of,
+    read_table,
+    recipe_of,
+)
+
+NAMES = [path.stem for path in shipped_tables()]
+# Sums of the columns as the paper prints them, added up from its text.
+SUMS = {
+    ("table1", "speed_256"): 18.42,
+    ("table1", "memory_256"): 150.0,
+    ("table2", "fvd"): 5669.67,
+    ("table3", "level0"): 1501.7,
+    ("table3", "level2"): 2005.9,
+    ("table3", "speed"): 20.91,
+    ("table4", "level1"): 3039.61,
+    ("table4", "level2"): 3709.06,
+    ("table5", "fvd"): 5293.4,
+    ("table7", "fvd_64"): 2436.22,
+    ("table8", "parameters"): 9092,
+}
+
+
+def test_all_of_the_papers_tables_are_there():
+    assert ["fig8", *(f"table{number}" for number in range(1, 9))] == NAMES
+
+
+@pytest.mark.parametrize(("name", "column"), SUMS)
+def test_figures_are_the_papers(name, column):
+    figures = [row.paper.get(column) for row in load_table(name).rows]
+    total = sum(figure for figure in figures if isinstance(figure, int | float))
+    assert total == pytest.approx(SUMS[name, column], abs=0.005)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_row_resolves_to_a_recipe_and_a_protocol(name, scale):
+    table = load_table(name)
+    settings = table.scales[scale]
+    for row in table.runnable:
+        for column in (None, *table.columns):
+            base, overrides = recipe_of(table, settings, row, column)
+            load_recipe(base, overrides)
+    for column in table.columns:
+        if column.measure.kind == "score":
+            assert protocol_of(settings, column).startswith("fvd")
+
+
+def test_rows_differ_by_what_they_are_called():
+    table, recipes = load_table("table3"), {}
+    for row in table.rows:
+        base, overrides = recipe_of(table, table.scales["tiny"], row, None)
+        recipes[row.key] = load_recipe(base, overrides).model
+    default = recipes["default"]
+    changed = {
+        key: {name for name, value in model if value != getattr(default, name)}
+        for key, model in recipes.items()
+    }
+    assert changed == {
+        "default": set(),
+        "shallow": {"context"},
+        "detach": {"detach_context"},
+        "no_coordinates": {"coordinates"},
+        "no_adaptive": {"levels_per_block"},
+    }
+
+
+def test_table_1_keeps_the_papers_proportions_at_every_scale():
+    table = load_table("table1")
+    for scale, by in (("paper", 1), ("tiny", 4), ("smoke", 16)):
+        base, overrides = recipe_of(
+            table, table.scales[scale], table.row("small_adaptive"), table.column("speed_512")
+        )
+        recipe = load_recipe(base, overrides)
+        assert recipe.pyramid.patch == (16, 64 // by, 64 // by)
+        assert recipe.pyramid.levels[-1] == (64, 512 // by, 512 // by)
+        assert recipe.model.levels_per_block == (1, 1, 2, 2, 3, 4)
+
+
+def test_table_4_and_fig_8_share_the_training_of_table_3_at_tiny_scale():
+    def default(name: str, row: str):
+        table = load_table(name)
+        return load_recipe(*recipe_of(table, table.scales["tiny"], table.row(row), None))
+
+    assert default("table4", "fhw") == default("table3", "default") == default("fig8", "half")
+
+
+def test_tables_are_not_recipes():
+    with pytest.raises(RecipeError, match=r"table3 is a table.*hpdm ablate table3"):
+        load_recipe("table3")
+    with pytest.raises(RecipeError, match="hpdm ablate fig8"):
+        find_recipe(shipped_tables()[0])
+
+
+def test_unknown_tables_and_rows_are_named():
+    with pytest.raises(RecipeError, match="no table is called table9; expected fig8, table1"):
+        load_table("table9")
+    table = load_table("table2")
+    with pytest.raises(RecipeError, match="--rows: tats cannot be run; expected of hpdm_s"):
+        choose_rows(table, ["hpdm_s", "tats"])
+    assert [row.key for row in choose_rows(table, [])] == ["hpdm_s", "hpdm_m", "hpdm_l"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("baseline: default", "baseline: nobody"), "no row is called nobody"),
+        (("level0: 298.9", "level9: 298.9"), "no column is called level9"),
+        (("of: fvd, protocol: fvd512_level0", "of: speed, protocol: x"), "a score is of fvd or is"),
+        (("better: higher", "beter: higher"), r"columns.3.beter: Extra inputs"),
+        (("title: Shallow fusion", "title: Shallow fusion, use: [none]"), "no set is called none"),
+    ],
+)
+def test_mistakes_in_a_table_are_explained(tmp_path, change, message):
+    source = next(path for path in shipped_tables() if path.stem == "table3")
+    file = tmp_path / "table3.yaml"
+    file.write_text(source.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        read_table(file)

@@ -1,0 +1,125 @@
+"""What is shown of a figure: its own name, the difference where there is one, notices."""
+
+import json
+
+import pytest
+
+from hpdm_core.reports.ablations import load_table
+from hpdm_core.reports.results import append_line, collect, read_lines
+from hpdm_core.reports.tables import latex, markdown, notices, number, show
+from tests.unit.reports.made_up import BUNDLED, line, results_of, score
+
+TABLE = load_table("table3")
+COLUMNS = {"level2": {"default": [10.0, 12.0], "shallow": [22.0, 24.0]}}
+
+
+def cell(results, row: str, column: str = "level2"):
+    found = results.cells[row, column]
+    return show(found, results.baseline(found.column))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (12.0, "12"), (378.24, "378.2"), (14.2, "14.20"), (4.4, "4.400"),
+     (0.0052, "0.0052"), (0.0000123, "1.2e-05"), (10000.0, "10,000"), (1234.56, "1,234.6"),
+     (-14.2, "-14.20")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_means_deviations_and_changes_against_the_baseline():
+    results = results_of(TABLE, COLUMNS)
+    shown = cell(results, "shallow")
+    assert shown.ours == "23 ± 1.414"
+    assert shown.difference == "2.09x, paper +23.5%"  # 23 / 11; 467.0 / 378.2
+    assert cell(results, "default").difference == ""
+    assert cell(results, "detach").ours == "–"
+
+
+def test_figures_of_another_detector_are_never_called_fvd_nor_judged():
+    results = results_of(TABLE, COLUMNS)
+    assert not results.has_comparable
+    assert all(cell(results, row.key).good is None for row in TABLE.rows)
+    assert any("are not FVD" in text for text in notices(results))
+    text = markdown(results)
+    ours = [part for part in text.split("|") if part.strip().startswith("ours:")]
+    assert ours
+    assert not any("FVD" in part for part in ours)
+    assert f"ours: {BUNDLED}, 4 videos of 4x8x8" in text
+
+
+@pytest.mark.parametrize(("scale", "name"), [("tiny", "FVD"), ("paper", BUNDLED)])
+def test_only_fvd_at_paper_scale_is_held_against_the_paper(scale, name):
+    results = results_of(TABLE, COLUMNS, scale=scale, name=name)
+    assert not results.has_comparable
+    assert cell(results, "default").good is None
+
+
+def test_fvd_at_paper_scale_has_a_difference():
+    columns = {"level2": {"default": [370.0], "shallow": [500.0]}}
+    results = results_of(TABLE, columns, scale="paper", name="FVD")
+    assert cell(results, "default").difference == "−8.200, −2.2%"
+    assert cell(results, "default").good is True
+    assert cell(results, "shallow").good is False
+    assert not any("not FVD" in text for text in notices(results))
+
+
+def test_counts_and_settings_are_always_comparable():
+    table = load_table("table8")
+    figures = {
+        "parameters": {"value": 178_300_000, "name": "counted"},
+        "latents": {"value": None, "text": "768", "name": "recipe"},
+        "token": {"value": None, "text": "1/2/2", "name": "recipe"},
+    }
+    results = collect(
+        table, [line("hpdm_s", 0, figures)], name="table8", scale="tiny", keys={"hpdm_s/0"}
+    )
+    assert cell(results, "hpdm_s", "parameters").difference == "+0.3000, +0.2%"
+    assert cell(results, "hpdm_s", "latents").difference == ""
+    assert cell(results, "hpdm_s", "token").difference == "differs"
+
+
+def test_what_did_not_fit_is_said():
+    table = load_table("table1")
+    figures = {"memory_512": {"value": None, "text": "does not fit (about 300 GB)"}}
+    results = collect(
+        table, [line("full", 0, figures)], name="table1", scale="tiny", keys={"full/0"}
+    )
+    shown = cell(results, "full", "memory_512")
+    assert (shown.paper, shown.ours) == ("OOM", "does not fit (about 300 GB)")
+
+
+def test_lines_that_are_out_of_date_do_not_count():
+    lines = [line("default", 0, {"level2": score(1.0)}), line("default", 1, {"level2": score(9.0)})]
+    results = collect(TABLE, lines, name="table3", scale="tiny", keys={"default/1"})
+    assert results.cells["default", "level2"].values == (9.0,)
+
+
+def test_a_torn_line_is_passed_over_and_ended(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_line(path, {"key": "a"})
+    with path.open("a") as file:
+        file.write('{"key": "b", "fig')
+    append_line(path, {"key": "c"})
+    assert read_lines(path) == [{"key": "a"}, {"key": "c"}]
+
+
+def test_latex_has_a_line_per_row_and_no_bare_signs():
+    text = latex(results_of(TABLE, COLUMNS))
+    body = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert len(body) == 2 + len(TABLE.rows)
+    assert {row.count("&") - row.count(r"\&") for row in body[1:]} == {2 * len(TABLE.columns)}
+    lines = [row for row in text.splitlines() if not row.startswith("%")]
+    assert not any(sign in row for row in lines for sign in "²±–−“”_")
+
+
+def test_markdown_has_as_many_cells_in_every_row():
+    rows = [row for row in markdown(results_of(TABLE, COLUMNS)).splitlines() if row[:1] == "|"]
+    table = rows[: 2 + len(TABLE.rows)]
+    assert {row.count("|") for row in table} == {2 + 2 * len(TABLE.columns)}
+
+
+def test_results_survive_json():
+    entry = line("default", 0, {"level2": score(1.5)})
+    assert json.loads(json.dumps(entry)) == entry
