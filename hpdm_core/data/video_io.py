@@ -177,6 +177,7 @@ class VideoReader:
         self.path = path
         if not path.is_file():
             raise UnusableVideo(path, "unreadable", "the file is gone")
+        self._fall_back = backend is None
         backend = backend or ("pyav" if decord is None else "decord")
         self._reader = (_DecordReader if backend == "decord" else _PyavReader)(path)
         self.num_frames = self._reader.num_frames
@@ -187,6 +188,13 @@ class VideoReader:
         Raises:
             UnusableVideo: a frame cannot be decoded.
         """
+        try:
+            return self._reader.read(indices)
+        except UnusableVideo:
+            if not self._fall_back or isinstance(self._reader, _PyavReader):
+                raise
+        # decord fails at some widths below 64, such as 48; a damaged file fails here again.
+        self._reader = _PyavReader(self.path)
         return self._reader.read(indices)
 
 
@@ -232,6 +240,8 @@ class _PyavReader:
             frame_ticks = 1 / (stream.average_rate * stream.time_base)
             container.seek(int(target * frame_ticks), stream=stream)
             for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise UnusableVideo(self.path, "corrupted", f"frame {target} or one before it")
                 place = round(frame.pts / frame_ticks)
                 while place == target:
                     yield frame.to_ndarray(format="rgb24")

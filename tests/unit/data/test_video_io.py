@@ -140,3 +140,13 @@ def test_a_contact_sheet_shows_first_and_last_frames_under_their_captions():
     assert np.array_equal(sheet[16:112:2, 0:128:2], videos[0][0])
     assert np.array_equal(sheet[16:112:2, -128::2], videos[0][15])
     assert sheet[:16].min() < 100  # there is writing
+
+
+@pytest.mark.parametrize("width", [16, 24, 48, 50])
+def test_narrow_videos_are_read_too(tmp_path, width):
+    # decord alone gives up on most of these widths.
+    frames = np.arange(6 * 32 * width * 3, dtype=np.uint32).astype(np.uint8)
+    write_mp4(tmp_path / "v.mp4", frames.reshape(6, 32, width, 3), 8)
+    read = VideoReader(tmp_path / "v.mp4").read(np.array([1, 4]))
+    expected = np.stack(list(decode_sequential(tmp_path / "v.mp4")))[[1, 4]]
+    assert np.array_equal(read, expected)
