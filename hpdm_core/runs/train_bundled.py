@@ -124,7 +124,7 @@ def _loss(network: BundledNetwork, batch: list[Example]) -> Tensor:
     labels = torch.tensor([example.label for example in batch])
     damage = torch.stack([example.damage for example in batch])
     classes, guesses = outputs.split([len(SHAPE_CLASSES), 3], dim=1)
-    # A video out of order still slides or bobs over the same places, so its class stays a fair
+    # A video out of order still slides or falls over the same places, so its class stays a fair
     # question.
     return F.cross_entropy(classes, labels) + DAMAGE_WEIGHT * F.mse_loss(guesses, damage)
 

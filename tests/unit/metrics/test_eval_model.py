@@ -14,7 +14,7 @@ from hpdm_core.runs.eval_model import open_model
 from hpdm_core.training.checkpoint import write_tensors
 from tests.unit.metrics.evalkit import write_dataset
 
-CLASSES = ("circle-sliding", "square-bobbing")
+CLASSES = ("circle-sliding", "square-falling")
 TINY = (
     "pyramid.patch=[4,16,16]",
     "pyramid.levels=[[4,16,16],[8,32,32]]",
