@@ -89,8 +89,13 @@ class Scale(Change):
     """How large the rows are run."""
 
     about: str
-    refused: str | None = Field(None, description="why the table cannot be run at this scale")
     shapes: Shapes | None = Field(None, description="data to draw; else it must be prepared")
+    captions_of: str | None = Field(
+        None, description="train on that data set's captions, and score against it by its classes"
+    )
+    levels: dict[str, int] = Field(
+        default_factory=dict, description="by row: train it here and score this level; no others"
+    )
     detector: Literal["i3d", "bundled"] = "bundled"
     protocols: dict[str, str] = Field(default_factory=dict, description="by column, in its stead")
     rows: dict[str, Change] = Field(default_factory=dict, description="by row, after the row's own")
@@ -185,19 +190,24 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def choose_rows(table: Table, keys: list[str]) -> tuple[Row, ...]:
-    """Return the rows to run: those named, or all that can be run.
+def choose_rows(table: Table, scale: Scale, keys: list[str]) -> tuple[Row, ...]:
+    """Return the rows to run, as they are at this scale: those named, or all that can be run.
 
     Raises:
         RecipeError: a name is not a row's, or the row is not run here.
     """
     known = {row.key: row for row in table.runnable}
+    if scale.levels:
+        known = {
+            key: known[key].model_copy(update={"level": level, "checkpoint": None})
+            for key, level in scale.levels.items()
+        }
     wrong = [key for key in keys if key not in known]
     if wrong:
         raise RecipeError(
             f"--rows: {', '.join(wrong)} cannot be run", expected=f"of {', '.join(known)}"
         )
-    return tuple(known[key] for key in keys) if keys else table.runnable
+    return tuple(known[key] for key in keys or known)
 
 
 def recipe_of(table: Table, scale: Scale, row: Row, column: Column | None) -> tuple[str, list[str]]:
@@ -231,7 +241,7 @@ def _unknown(table: Table):
     used |= {key for scale in table.scales.values() for key in scale.protocols}
     yield from (f"no column is called {key}" for key in sorted(used - columns))
     named = {key for finding in table.findings for key in (finding.row, *finding.against)}
-    named |= {key for scale in table.scales.values() for key in scale.rows}
+    named |= {key for s in table.scales.values() for key in (*s.rows, *s.levels)}
     named |= {table.baseline} - {None}
     yield from (f"no row is called {key}" for key in sorted(named - rows))
     changes = [*table.rows, *(change for row in table.rows for change in row.at.values())]

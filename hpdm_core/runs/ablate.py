@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hpdm_core.data.atomic import write_text
-from hpdm_core.data.dataset import open_dataset
-from hpdm_core.errors import DataError, HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
 from hpdm_core.reports import html, tables
-from hpdm_core.reports.ablations import Scale, ScaleName, Table, choose_rows, load_table
+from hpdm_core.reports.ablations import ScaleName, Table, choose_rows, load_table
 from hpdm_core.reports.findings import judge
 from hpdm_core.reports.results import Results, append_line, collect, read_lines
+from hpdm_core.runs.ablate_data import prepare
 from hpdm_core.runs.ablate_measure import Bench
 from hpdm_core.runs.ablate_plan import plan_table
 from hpdm_core.runs.ablate_units import Unit, make_units
-from hpdm_core.runs.prep import run_prep_shapes
 
 OUT = Path("results")
 LINES, MARKDOWN, LATEX, HTML = "rows.jsonl", "table.md", "table.tex", "report.html"
@@ -57,12 +55,10 @@ def run_ablate(
     """
     table = load_table(name)
     settings = table.scales[scale]
-    chosen = choose_rows(table, rows)
-    if settings.refused is not None:
-        raise HpdmError(f"{name} cannot be run at --scale {scale}", remedy=settings.refused)
+    chosen = choose_rows(table, settings, rows)
     units = make_units(table, settings, chosen, seed=seed)
     # Rows that were run before and are not asked for now stay in the table.
-    all_units = make_units(table, settings, table.runnable, seed=seed)
+    all_units = make_units(table, settings, choose_rows(table, settings, []), seed=seed)
     sheet = Sheet(
         table=table, name=name, scale=scale, folder=(out or OUT) / f"{name}-{scale}",
         keys=frozenset(unit.key for unit in all_units),
@@ -134,27 +130,6 @@ class Sheet:
         write_text(folder / MARKDOWN, tables.markdown(results))
         write_text(folder / LATEX, tables.latex(results))
         write_text(folder / HTML, html.report(results, clips, plan=plan))
-
-
-def prepare(scale: Scale, units: Sequence[Unit], *, progress: Progress) -> None:
-    """Draw the built-in data where a scale has its own, and check that other data is there.
-
-    Raises:
-        DataError: the data set must be prepared first.
-    """
-    data = {(unit.recipe.data.root, unit.recipe.data.name) for unit in units if unit.folder}
-    for root, name in sorted(data):
-        try:
-            open_dataset(root, name)
-        except DataError:
-            if scale.shapes is None:
-                raise
-            if process_rank() == 0:
-                shapes = scale.shapes
-                run_prep_shapes(
-                    Path(root), progress=progress, name=name, num=shapes.num, size=shapes.size,
-                    frames=shapes.frames,
-                )  # fmt: skip
 
 
 def _summary(results: Results) -> dict[str, Any]:

@@ -105,10 +105,9 @@ class Bench:
         return figures
 
     def _score(self, unit: Unit, protocol: str, metrics: list[str]) -> dict[str, Any]:
-        data = unit.recipe.data
         return run_eval_fvd(
             checkpoint=str(unit.checkpoint),
-            real=str(Path(data.root) / data.name),
+            real=str(unit.real),
             protocol=protocol,
             metrics=metrics,
             detector=self.scale.detector,

@@ -86,11 +86,10 @@ def _drawing_class_names(
     unit: Unit, model: LoadedModel, device: torch.device, *, num_levels: int | None
 ) -> FakeModel:
     """Return a text-to-video model that draws the real data's classes by their names."""
-    data = unit.recipe.data
-    classes = open_dataset(data.root, data.name).classes
+    classes = open_dataset(unit.real.parent, unit.real.name).classes
     if not classes:
         raise MetricError(
-            f"{data.root}/{data.name} has no classes, whose names would be the prompts",
+            f"{unit.real} has no classes, whose names would be the prompts",
             remedy="prepare UCF-101: `hpdm prep ucf101 ./data`",
         )
     requests = _requests(classes)

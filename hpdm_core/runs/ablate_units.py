@@ -31,6 +31,7 @@ class Unit:
         recipes: what each column is measured on.
         folder: run folder of its training, or of an existing run; None where nothing is sampled.
         trained: whether this command trains it.
+        real: data set that it is scored against.
         key: of its line.
     """
 
@@ -40,6 +41,7 @@ class Unit:
     recipes: dict[str, Recipe]
     folder: Path | None
     trained: bool
+    real: Path
     key: str
 
     @property
@@ -89,6 +91,7 @@ def _unit(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Uni
         recipes=recipes,
         folder=folder,
         trained=trained,
+        real=Path(recipe.data.root) / (scale.captions_of or recipe.data.name),
         key=_key(table, scale, row, recipe=recipe, recipes=recipes, seed=seed),
     )
 
@@ -142,6 +145,7 @@ def _key(
         "checkpoint": row.checkpoint,
         "level": row.level,
         "detector": scale.detector,
+        "captions_of": scale.captions_of,
         "shapes": None if scale.shapes is None else scale.shapes.model_dump(mode="json"),
         "timing": [scale.batches, scale.rounds],
         "videos": scale.videos,

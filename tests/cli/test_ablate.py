@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpdm_core.runs import ablate_measure
+from hpdm_core.runs.ablate_model import in_words
 
 # A few rows of each table: all of them run by the same code.
 ROWS = {
@@ -13,7 +14,9 @@ ROWS = {
     "table2": "hpdm_s",
     "table3": "shallow,default",
     "table4": "none,fh",
+    "table5": "t2v_72,t2v_288",
     "table6": "hpdm_s",
+    "table7": "t2v_16_144",
     "table8": "hpdm_s,hpdm_t2v_1k",
     "fig8": "quarter,end",
 }
@@ -120,13 +123,28 @@ def test_the_table_is_printed_beside_the_papers(place, ablate, run_hpdm):
     assert "printed/table8-smoke/report.html" in done.stdout
 
 
-@pytest.mark.parametrize("table", ["table5", "table7"])
-@pytest.mark.parametrize("scale", ["tiny", "smoke"])
-def test_zero_shot_tables_say_what_they_need(table, scale, hpdm):
-    done = hpdm("ablate", table, "--scale", scale)
+def test_zero_shot_prompts_are_the_names_of_classes(ablate, place):
+    ablate("table5", "--rows", "t2v_72")
+    line = _lines(place, "table5")[0]
+    details = line["details"]["fvd12_4f"]
+    assert "circle sliding" in details["fakes"]["settings"]["prompts"]
+    assert details["reals"]["source"] == "data/ablation_smoke"
+    assert line["figures"]["fvd"]["of"] == "12 videos of 4x8x8"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("ApplyEyeMakeup", "apply eye makeup"), ("YoYo", "yo yo"), ("TaiChi", "tai chi"),
+     ("circle-sliding", "circle sliding"), ("HandStandPushups", "hand stand pushups")],
+)  # fmt: skip
+def test_classes_in_words(name, prompt):
+    assert in_words(name) == prompt
+
+
+def test_zero_shot_at_paper_scale_needs_a_run(hpdm):
+    done = hpdm("ablate", "table5", "--scale", "paper", "--rows", "t2v_72", "--device", "cpu")
     assert done.returncode == 2
-    for word in ("text-to-video", "T5", "ucf101", "I3D", "--scale paper"):
-        assert word in done.stderr
+    assert "hpdm prep" in done.stderr
 
 
 def test_real_data_must_be_prepared_first(hpdm):

@@ -46,7 +46,7 @@ def test_figures_are_the_papers(name, column):
 def test_every_row_resolves_to_a_recipe_and_a_protocol(name, scale):
     table = load_table(name)
     settings = table.scales[scale]
-    for row in table.runnable:
+    for row in choose_rows(table, settings, []):
         for column in (None, *table.columns):
             base, overrides = recipe_of(table, settings, row, column)
             load_recipe(base, overrides)
@@ -106,8 +106,18 @@ def test_unknown_tables_and_rows_are_named():
         load_table("table9")
     table = load_table("table2")
     with pytest.raises(RecipeError, match="--rows: tats cannot be run; expected of hpdm_s"):
-        choose_rows(table, ["hpdm_s", "tats"])
-    assert [row.key for row in choose_rows(table, [])] == ["hpdm_s", "hpdm_m", "hpdm_l"]
+        choose_rows(table, table.scales["tiny"], ["hpdm_s", "tats"])
+    chosen = choose_rows(table, table.scales["tiny"], [])
+    assert [row.key for row in chosen] == ["hpdm_s", "hpdm_m", "hpdm_l"]
+
+
+def test_zero_shot_rows_are_runs_at_paper_scale_and_trained_below():
+    table = load_table("table5")
+    paper, tiny = (choose_rows(table, table.scales[s], []) for s in ("paper", "tiny"))
+    assert [row.checkpoint for row in paper] == ["runs/hpdm_t2v"] * 3 + ["runs/hpdm_t2v_1k"]
+    assert [(row.key, row.level, row.checkpoint) for row in tiny] == [
+        ("t2v_72", 0, None), ("t2v_144", 1, None), ("t2v_288", 2, None),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
