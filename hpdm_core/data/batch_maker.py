@@ -134,7 +134,8 @@ class BatchMaker:
                     size=pyramid.patch[1:],
                 )
                 patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
-                out[place] = patch.flip(-1) if draw.mirrored else patch
+                mirrored = patch[..., ::-1] if draw.mirrored else patch
+                out[place] = torch.from_numpy(np.ascontiguousarray(mirrored))
         stride = pyramid.stride(level)
         per_sample = 3 * int(np.prod(pyramid.patch)) * int(np.prod(stride))
         at_once = max(1, PIXELS_AT_ONCE // per_sample)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from einops import rearrange
-from torch import Tensor
 
 from hpdm_core.data.dataset import VideoEntry
 from hpdm_core.data.order import Draw
@@ -76,9 +74,7 @@ class ClipReader:
         """
         if index < self._num_kept:
             return ClipPixels(pixels=self._kept_video(index), rows=draw.frames, crop=None)
-        levels = range(self._pyramid.num_levels)
-        wanted = np.concatenate([self.level_frames(level, draw).ravel() for level in levels])
-        needed = np.unique(draw.frames[wanted])
+        needed = self.needed_frames(draw)
         pixels = self._decode(index, needed)
         rows = np.searchsorted(needed, draw.frames)
         rows[~np.isin(draw.frames, needed)] = -1
@@ -86,6 +82,12 @@ class ClipReader:
         if crop.exact:
             return ClipPixels(pixels=_cut(pixels, crop), rows=rows, crop=None)
         return ClipPixels(pixels=pixels, rows=rows, crop=crop)
+
+    def needed_frames(self, draw: Draw) -> np.ndarray:
+        """Return the frames of the source that any level needs, (n,) rising."""
+        levels = range(self._pyramid.num_levels)
+        wanted = np.concatenate([self.level_frames(level, draw).ravel() for level in levels])
+        return np.unique(draw.frames[wanted])
 
     def level_frames(self, level: int, draw: Draw) -> np.ndarray:
         """Return the clip's frames behind a level's patch: (t, k), k to be averaged."""
@@ -107,12 +109,12 @@ class ClipReader:
         if crop.exact:
             return np.ascontiguousarray(_cut(pixels, crop))
         whole = Region(clip=clip, stride=(1, 1), offset=(0, 0), size=clip)
-        # A few frames at a time: all of a long video as floats would take much memory.
+        # Some frames at a time: all of a long video as floats would take much memory.
         parts = [
-            resampled_patch(torch.from_numpy(part), crop, whole).round_().to(torch.uint8)
-            for part in np.split(pixels, range(16, len(pixels), 16))
+            np.round(resampled_patch(pixels, rows, crop, whole)).astype(np.uint8)
+            for rows in np.split(np.arange(len(pixels)), range(16, len(pixels), 16))
         ]
-        return torch.cat(parts, dim=1).numpy()
+        return np.concatenate(parts, axis=1)
 
     def _decode(self, index: int, frames: np.ndarray) -> np.ndarray:
         entry = self._entries[index]
@@ -136,7 +138,7 @@ def _cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:
     return rearrange(pixels[:, y : y + int(height), x : x + int(width)], "n h w c -> c n h w")
 
 
-def foreign_patch(clip: ClipPixels, frames: np.ndarray, region: Region) -> Tensor:
+def foreign_patch(clip: ClipPixels, frames: np.ndarray, region: Region) -> np.ndarray:
     """Return a level's patch of a clip whose source has another resolution.
 
     Args:
@@ -148,5 +150,7 @@ def foreign_patch(clip: ClipPixels, frames: np.ndarray, region: Region) -> Tenso
         (c, t, h, w) float32 in 0..255.
     """
     rows, places = np.unique(clip.rows[frames], return_inverse=True)
-    patch = resampled_patch(torch.from_numpy(clip.pixels[rows]), clip.crop, region)
-    return patch[:, torch.from_numpy(places.reshape(frames.shape))].mean(dim=2)
+    patch = resampled_patch(clip.pixels, rows, clip.crop, region)
+    if frames.size == len(rows) == len(frames):
+        return patch
+    return patch[:, places.reshape(frames.shape)].mean(axis=2)

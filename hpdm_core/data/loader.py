@@ -56,6 +56,7 @@ class PatchLoader:
         replaced: samples that were replaced because a file had gone bad.
         bad_files: reason by file, for the files that had.
         usable: how many videos of the split can be used, in words.
+        maker: makes any step's batch in this process.
 
     Raises:
         DataError: no usable video, or the data set lacks what `conditioning` needs.
@@ -104,7 +105,7 @@ class PatchLoader:
             temporal_downsampling=temporal_downsampling,
             memory_cache_bytes=memory_cache_bytes,
         )
-        self._maker = BatchMaker(
+        self.maker = BatchMaker(
             entries=entries,
             reader=reader,
             rules=rules,
@@ -131,7 +132,7 @@ class PatchLoader:
         """
         if self._workers == 0:
             made = (
-                self._maker(StepTask(step=step, deadly=frozenset()), lambda _: None)
+                self.maker(StepTask(step=step, deadly=frozenset()), lambda _: None)
                 for step in itertools.count(start_step)
             )
         else:
@@ -148,7 +149,7 @@ class PatchLoader:
     def _from_workers(self, start_step: int) -> Iterator[MadeBatch]:
         self.close()
         self._pool = WorkerPool(
-            self._maker,
+            self.maker,
             workers=self._workers,
             timeout=self._timeout,
             setup=_one_thread,
@@ -182,7 +183,7 @@ class PatchLoader:
         name = "no file"
         if loss.mark != NO_MARK:
             self._deadly.add(loss.mark)
-            name = str(self._folder / self._maker.entries[loss.mark].path)
+            name = str(self._folder / self.maker.entries[loss.mark].path)
         log.warning("a loader worker was lost on %s: %s", name, loss)
         if loss.mark == NO_MARK or self._lost > MOST_LOST_WORKERS:
             raise DataError(
@@ -191,7 +192,7 @@ class PatchLoader:
             ) from loss
 
     def _finish(self, made: MadeBatch) -> PatchBatch:
-        entries = self._maker.entries
+        entries = self.maker.entries
         for video, reason in made.faults:
             self.replaced += 1
             path = self._folder / entries[video].path
@@ -203,7 +204,7 @@ class PatchLoader:
             patches=tuple(made.patches.unbind(0)),
             offsets=made.offsets,
             condition=self._condition(made, taken),
-            indices=torch.tensor(self._maker.indices),
+            indices=torch.tensor(self.maker.indices),
             keys=tuple(entry.path for entry in taken),
         )
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from einops import rearrange
-from torch import Tensor
+from scipy.sparse import csr_array
+
+FRAMES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ def centre_crop(source: tuple[int, int], clip: tuple[int, int]) -> Crop:
     return Crop(origin=origin, extent=extent, exact=scale == 1.0)
 
 
-@lru_cache(maxsize=32)
-def axis_weights(source: int, origin: int, extent: float, clip: int, stride: int) -> np.ndarray:
+@lru_cache(maxsize=64)
+def axis_weights(source: int, origin: int, extent: float, clip: int, stride: int) -> csr_array:
     """Return the matrix from a source axis to a level's axis; rows sum to one.
 
     Args:
@@ -51,7 +52,7 @@ def axis_weights(source: int, origin: int, extent: float, clip: int, stride: int
         stride: clip pixels per pixel of the level; divides `clip`.
 
     Returns:
-        (clip / stride, source) float32.
+        (clip / stride, source) float32, sparse: a row touches only the pixels under it.
     """
     scale = extent / clip
     width = max(scale, 1.0)
@@ -60,7 +61,7 @@ def axis_weights(source: int, origin: int, extent: float, clip: int, stride: int
     weights = np.maximum(0.0, 1.0 - distance / width)
     weights /= weights.sum(axis=1, keepdims=True)
     level = rearrange(weights, "(level stride) source -> level stride source", stride=stride)
-    return level.mean(axis=1).astype(np.float32)
+    return csr_array(level.mean(axis=1).astype(np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,35 +81,45 @@ class Region:
     size: tuple[int, int]
 
 
-def resampled_patch(frames: Tensor, crop: Crop, region: Region) -> Tensor:
+def resampled_patch(
+    video: np.ndarray, frames: np.ndarray, crop: Crop, region: Region
+) -> np.ndarray:
     """Return a level's patch straight from source frames.
 
     Args:
-        frames: (n, y, x, c) uint8 or float32, whole source frames.
-        crop: the part of them that is the clip.
+        video: (t, y, x, c) uint8, whole source frames.
+        frames: (n,) int64, the frames of the patch.
+        crop: the part of source frames that is the clip.
         region: the part of the clip that is the patch.
 
     Returns:
-        (c, n, h, w) float32 in the units of `frames`.
+        (c, n, h, w) float32 in 0..255.
     """
-    (rows, weights_y), (columns, weights_x) = (
-        _window(frames.shape[1 + axis], axis, crop, region) for axis in (0, 1)
+    (rows, down), (columns, across) = (
+        _window(video.shape[1 + axis], axis, crop, region) for axis in (0, 1)
     )
-    # Only the area that the patch needs becomes float.
-    area = rearrange(frames[:, rows, columns].float(), "n y x c -> n y (x c)")
-    tall = rearrange(weights_y @ area, "n h (x c) -> c n h x", c=frames.shape[3])
-    return tall @ rearrange(weights_x, "w x -> x w")
+    patch = np.empty((video.shape[3], len(frames), *region.size), dtype=np.float32)
+    # A few frames at a time: what is made on the way stays in the processor's cache.
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        some = slice(start, start + FRAMES_AT_ONCE)
+        # Only the area that the patch needs is copied and becomes float.
+        area = rearrange(video[:, rows, columns][frames[some]], "n y x c -> y (n x c)")
+        tall = down @ area.astype(np.float32)
+        count, colours = patch[:, some].shape[1], video.shape[3]
+        tall = rearrange(tall, "h (n x c) -> x (c n h)", n=count, c=colours)
+        patch[:, some] = rearrange(across @ tall, "w (c n h) -> c n h w", n=count, c=colours)
+    return patch
 
 
-def _window(source: int, axis: int, crop: Crop, region: Region) -> tuple[slice, Tensor]:
-    """Return which source pixels matter for a patch along an axis, and their weights."""
+def _window(source: int, axis: int, crop: Crop, region: Region) -> tuple[slice, csr_array]:
+    """Return which source pixels a patch needs along an axis, and their weights (h, y)."""
     weights = axis_weights(
         source, crop.origin[axis], crop.extent[axis], region.clip[axis], region.stride[axis]
     )
-    weights = weights[region.offset[axis] : region.offset[axis] + region.size[axis]]
-    used = np.flatnonzero(weights.any(axis=0))
-    window = slice(int(used[0]), int(used[-1]) + 1)
-    return window, torch.from_numpy(np.ascontiguousarray(weights[:, window]))
+    start = region.offset[axis]
+    weights = weights[start : start + region.size[axis]]
+    first, last = int(weights.indices.min()), int(weights.indices.max())
+    return slice(first, last + 1), weights[:, first : last + 1]
 
 
 def area_mean(pixels: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
