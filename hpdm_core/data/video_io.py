@@ -18,6 +18,7 @@ import av
 import av.error
 import av.logging
 import numpy as np
+from einops import rearrange
 from PIL import Image, ImageDraw
 
 from hpdm_core.data.atomic import atomic_path
@@ -359,6 +360,25 @@ def write_png(path: Path, video: np.ndarray) -> None:
         sheet.paste(Image.fromarray(frame), (column * width, row * height))
     with atomic_path(path) as partial:
         sheet.save(partial, format="PNG")
+
+
+def video_grid(videos: np.ndarray, *, columns: int = 4, min_height: int = 1) -> np.ndarray:
+    """Put videos side by side, row by row; black where the last row has none.
+
+    Args:
+        videos: (b, t, h, w, c) uint8.
+        columns: most videos in a row.
+        min_height: small videos are magnified by a whole factor to at least this height.
+
+    Returns:
+        (t, rows * h, columns * w, c) uint8.
+    """
+    columns = min(columns, len(videos))
+    padding = np.zeros_like(videos[:1]).repeat(-len(videos) % columns, axis=0)
+    videos = np.concatenate([videos, padding])
+    factor = max(1, -(-min_height // videos.shape[2]))
+    videos = videos.repeat(factor, axis=2).repeat(factor, axis=3)
+    return rearrange(videos, "(rows columns) t h w c -> t (rows h) (columns w) c", columns=columns)
 
 
 def contact_sheet(

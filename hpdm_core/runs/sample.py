@@ -30,7 +30,7 @@ from hpdm_core.runs.sample_plan import (
     with_options,
 )
 from hpdm_core.runs.sample_requests import Conditions, Request, make_requests
-from hpdm_core.runs.sample_store import LINES, SampleStore
+from hpdm_core.runs.sample_store import LINES, PREVIEW, SampleStore
 from hpdm_core.runs.train_checks import available_memory
 from hpdm_core.training.parallel import Parallel, set_precision, start_parallel
 
@@ -172,6 +172,7 @@ class SampleJob:
             "videos": len(requests),
             "made": len(missing),
             "contact_sheet": str(sheet),
+            "preview": str(store.folder / PREVIEW),
             "list": str(store.folder / LINES),
             "checkpoint": str(self.model.path),
             "settings": store.settings,

@@ -6,6 +6,7 @@ missing ones.
 
 import errno
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from hpdm_core.data.atomic import atomic_path, remove_partials, write_text
 from hpdm_core.data.video_io import (
     contact_sheet,
     decode_sequential,
+    video_grid,
     write_gif,
     write_mp4,
     write_png,
@@ -26,7 +28,8 @@ from hpdm_core.data.video_io import (
 from hpdm_core.errors import HpdmError
 from hpdm_core.runs.sample_requests import Request
 
-LINES, SHEET = "samples.jsonl", "contact_sheet.png"
+LINES, SHEET, PREVIEW = "samples.jsonl", "contact_sheet.png", "preview.webp"
+PREVIEW_HEIGHT = 96
 MAX_IN_SHEET = 24
 Writer = Callable[[Path, np.ndarray, float], None]
 WRITERS: dict[str, Writer] = {
@@ -140,7 +143,7 @@ class SampleStore:
             ) from error
 
     def finish(self, requests: Sequence[Request]) -> Path:
-        """Join all processes' lines in one file, in order, and draw the contact sheet."""
+        """Join all processes' lines in order; draw the contact sheet and the preview."""
         wanted = {(r.index, r.seed) for r in requests}
         by_place = {(line["index"], line["seed"]): line for line in self.lines()}
         ordered = [json.dumps(by_place[place]) for place in sorted(by_place)]
@@ -152,6 +155,9 @@ class SampleStore:
         captions = [_caption(line) for line in shown]
         with atomic_path(self.folder / SHEET) as partial:
             contact_sheet(videos, captions).save(partial)
+        columns = math.ceil(math.sqrt(len(videos)))
+        grid = video_grid(np.stack(videos), columns=columns, min_height=PREVIEW_HEIGHT)
+        write_webp(self.folder / PREVIEW, grid, self.fps)
         return self.folder / SHEET
 
     def _mend(self) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import nn
 
 from hpdm_core.build import build_sampling
 from hpdm_core.data.dataset import VideoDataset
-from hpdm_core.data.video_io import contact_sheet, write_mp4
+from hpdm_core.data.video_io import contact_sheet, video_grid, write_mp4
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.recipe.schema import Recipe
@@ -22,8 +21,6 @@ from hpdm_core.runs.models import cache_maker, to_uint8
 from hpdm_core.runs.train_checks import available_memory
 from hpdm_core.runs.train_data import open_loader
 from hpdm_core.training.parallel import Parallel
-
-COLUMNS = 4
 
 
 def make_preview(
@@ -57,7 +54,7 @@ def make_preview(
         path = folder / f"step-{step:08d}.mp4"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_mp4(path, grid(videos), recipe.sampling.fps)
+            write_mp4(path, video_grid(videos), recipe.sampling.fps)
             contact_sheet(list(videos), captions).save(path.with_suffix(".png"))
         except OSError as error:
             say(f"step {step}: previews could not be written: {error}")
@@ -65,21 +62,6 @@ def make_preview(
             say(f"step {step}: previews in {path}")
 
     return preview
-
-
-def grid(videos: np.ndarray) -> np.ndarray:
-    """Put videos side by side, row by row; black where the last row has none.
-
-    Args:
-        videos: (b, t, h, w, c) uint8.
-
-    Returns:
-        (t, rows * h, columns * w, c) uint8.
-    """
-    columns = min(COLUMNS, len(videos))
-    missing = -len(videos) % columns
-    padded = np.concatenate([videos, np.zeros_like(videos[:1]).repeat(missing, axis=0)])
-    return rearrange(padded, "(rows columns) t h w c -> t (rows h) (columns w) c", columns=columns)
 
 
 def _draw(

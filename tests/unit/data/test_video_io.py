@@ -15,6 +15,7 @@ from hpdm_core.data.video_io import (
     VideoReader,
     contact_sheet,
     decode_sequential,
+    video_grid,
     write_gif,
     write_mp4,
     write_png,
@@ -150,3 +151,13 @@ def test_narrow_videos_are_read_too(tmp_path, width):
     read = VideoReader(tmp_path / "v.mp4").read(np.array([1, 4]))
     expected = np.stack(list(decode_sequential(tmp_path / "v.mp4")))[[1, 4]]
     assert np.array_equal(read, expected)
+
+
+def test_a_grid_holds_every_video_in_its_place_magnified():
+    videos = np.arange(3, dtype=np.uint8).repeat(2 * 4 * 5 * 3).reshape(3, 2, 4, 5, 3) + 1
+    grid = video_grid(videos, columns=2, min_height=7)
+    assert grid.shape == (2, 2 * 8, 2 * 10, 3)
+    assert (grid[:, :8, :10] == 1).all()
+    assert (grid[:, :8, 10:] == 2).all()
+    assert (grid[:, 8:, :10] == 3).all()
+    assert (grid[:, 8:, 10:] == 0).all()

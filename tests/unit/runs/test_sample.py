@@ -76,6 +76,8 @@ def test_a_file_per_video_a_sheet_and_a_line_each(sample, tmp_path):
         assert gif.n_frames == 4
     with Image.open(result["contact_sheet"]) as sheet:
         assert sheet.height > 4 * 96
+    with Image.open(result["preview"]) as preview:
+        assert (preview.n_frames, preview.size) == (4, (2 * 96, 2 * 96))
 
 
 def test_all_classes_by_turns_where_none_is_asked_for(sample, tmp_path):
