@@ -5,6 +5,7 @@ from typing import Any
 
 from hpdm_core.build import build_sampling, describe
 from hpdm_core.metrics.protocols import parse_protocol
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Scale, Table, protocol_of
 from hpdm_core.runs.ablate_step import measured_rate, with_some_classes
 from hpdm_core.runs.ablate_units import Unit
@@ -26,41 +27,44 @@ def plan_table(
         device: where they would run.
 
     Returns:
-        {"units", "units_done", "trainings", "training_steps", "training_videos", "fakes",
-        "hours", "hours_by", "disk_gb"}; the last four only where something is trained or sampled.
+        {"units", "units_done"}; where something is computed at length also {"trainings",
+        "training_steps", "training_videos", "fakes", "hours_training", "hours_sampling",
+        "hours_timing", "hours", "hours_by", "disk_gb"}.
     """
     left = [unit for unit in units if unit.key not in done]
     plan: dict[str, Any] = {"units": len(units), "units_done": len(units) - len(left)}
-    sampled = [unit for unit in left if unit.folder is not None]
-    if not sampled:
-        return plan
     counted = _Counted()
+    timing = sum(_timed_flops(table, scale, unit, counted) for unit in left)
+    sampled = [unit for unit in left if unit.folder is not None]
+    if not sampled and not timing:
+        return plan
     trainings = {str(unit.folder): unit for unit in sampled if unit.trained}
     steps = {name: _steps_left(unit) for name, unit in trainings.items()}
-    batch = {name: unit.recipe.train.batch_size for name, unit in trainings.items()}
-    train_flops = sum(
-        steps[name] * batch[name] * counted.of(unit)["flops_per_video_training"]
+    videos = {name: steps[name] * unit.recipe.train.batch_size for name, unit in trainings.items()}
+    training = sum(
+        videos[name] * counted.of(unit.recipe)["flops_per_video_training"]
         for name, unit in trainings.items()
     )
     fakes = {unit.key: _fakes(table, scale, unit) for unit in sampled}
-    sample_flops = sum(
+    sampling = sum(
         number * counted.sampling_flops(unit, level)
         for unit in sampled
         for level, number in fakes[unit.key].items()
     )
-    rate, how = measured_rate(sampled[0].recipe, resolve_device(device))
+    rate, how = measured_rate(_smallest(left, counted), resolve_device(device))
     disk = sum(
-        counted.of(unit)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(unit)
+        counted.of(unit.recipe)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(unit)
         for unit in trainings.values()
     )
     return plan | {
         "trainings": len(trainings),
         "training_steps": sum(steps.values()),
-        "training_videos": sum(steps[name] * batch[name] for name in trainings),
+        "training_videos": sum(videos.values()),
         "fakes": sum(sum(levels.values()) for levels in fakes.values()),
-        "hours_training": round(train_flops / rate / 3600, 2),
-        "hours_sampling": round(sample_flops / rate / 3600, 2),
-        "hours": round((train_flops + sample_flops) / rate / 3600, 2),
+        "hours_training": _hours(training, rate),
+        "hours_sampling": _hours(sampling, rate),
+        "hours_timing": _hours(timing, rate),
+        "hours": _hours(training + sampling + timing, rate),
         "hours_by": how,
         "disk_gb": round(disk / 1e9, 2),
     }
@@ -72,8 +76,8 @@ class _Counted:
     def __init__(self) -> None:
         self._known: dict[str, dict] = {}
 
-    def of(self, unit: Unit) -> dict:
-        recipe = with_some_classes(unit.recipe)
+    def of(self, recipe: Recipe) -> dict:
+        recipe = with_some_classes(recipe)
         key = recipe.model.model_dump_json() + recipe.pyramid.model_dump_json()
         if key not in self._known:
             self._known[key] = describe(recipe)
@@ -84,11 +88,33 @@ class _Counted:
         changed = unit.recipe.sampling.model_copy(update=unit.row.sampling)
         recipe = unit.recipe.model_copy(update={"sampling": changed})
         rows = describe_sampling(recipe, build_sampling(recipe))[: level + 1]
-        blocks = self.of(unit)["levels"]
+        blocks = self.of(recipe)["levels"]
         return sum(
             row["tiles"] * row["evaluations"] * blocks[k]["flops_forward"]
             for k, row in enumerate(rows)
         )
+
+
+def _timed_flops(table: Table, scale: Scale, unit: Unit, counted: _Counted) -> float:
+    """Return the arithmetic of a unit's timed steps."""
+    total = 0.0
+    for column in table.columns:
+        if column.measure.kind == "step":
+            of_memory = column.measure.of == "memory"
+            videos = 1 if of_memory else sum(scale.batches) * (scale.rounds + 1)
+            recipe = unit.recipes[column.key]
+            total += videos * counted.of(recipe)["flops_per_video_training"]
+    return total
+
+
+def _smallest(units: Sequence[Unit], counted: _Counted) -> Recipe:
+    """Return the recipe whose step is the shortest to try."""
+    recipes = [recipe for unit in units for recipe in unit.recipes.values()]
+    return min(recipes, key=lambda recipe: counted.of(recipe)["flops_per_video_training"])
+
+
+def _hours(flops: float, rate: float) -> float:
+    return round(flops / rate / 3600, 2)
 
 
 def _fakes(table: Table, scale: Scale, unit: Unit) -> dict[int, int]:

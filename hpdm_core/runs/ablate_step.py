@@ -138,7 +138,8 @@ def measured_rate(recipe: Recipe, device: torch.device) -> tuple[float, str]:
     for batch in (own, 1):
         if batch * flops / product < MAX_PLAN_SECONDS and _fits(recipe, device, batch=batch):
             seconds = Stepper(recipe, device).seconds(batch, rounds=1)
-            return batch * flops / seconds, f"a training step of {batch} videos, {seconds:.3g} s"
+            how = f"a training step with batch {batch}, {seconds:.3g} s"
+            return batch * flops / seconds, how
     return product, "a matrix product; a step of one video is too large to try here"
 
 

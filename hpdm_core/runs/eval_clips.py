@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 
 from hpdm_core.data.dataset import HEADER, VideoDataset, open_dataset, read_json_lines
@@ -153,9 +152,9 @@ def fit_frames(
         return np.ascontiguousarray(frames[:, top : top + rows, left : left + columns])
     final = (size[0] // shrink[0], size[1] // shrink[1])
     region = Region(clip=size, stride=shrink, offset=(0, 0), size=final)
-    pixels = resampled_patch(torch.from_numpy(frames), crop, region)
-    grey = pixels.round().clamp(0, 255).to(torch.uint8)
-    return rearrange(grey, "c t h w -> t h w c").contiguous().numpy()
+    pixels = resampled_patch(frames, np.arange(len(frames)), crop, region)
+    grey = pixels.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(rearrange(grey, "c t h w -> t h w c"))
 
 
 def open_videos(source: Path, *, split: str | None, default_split: str) -> VideoSet:

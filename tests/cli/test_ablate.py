@@ -114,6 +114,9 @@ def test_the_plan_counts_and_does_nothing(ablate, place):
     assert [row["row"] for row in plan["rows"]][-1] == "default"
     assert plan["plan"]["hours"] >= 0
     assert not (place / "planned").exists()
+    timed = ablate("table1", "--rows", "small", "--dry-run", "--out", "planned")["plan"]
+    assert (timed["units"], timed["trainings"]) == (2, 0)
+    assert timed["hours"] == timed["hours_timing"]
 
 
 def test_the_table_is_printed_beside_the_papers(place, ablate, run_hpdm):

@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_a_figure_in_words(measure, monkeypatch):
 def test_a_plan_tries_a_step_where_it_is_short_and_counts_where_it_is_not(monkeypatch):
     rate, how = measured_rate(load_recipe("ablation_smoke"), CPU)
     assert rate > 0
-    assert "a training step of 2 videos" in how
+    assert "a training step with batch 2" in how
     monkeypatch.setattr(ablate_step, "MAX_PLAN_SECONDS", 0.0)
     rate, how = measured_rate(load_recipe("hpdm_l"), CPU)
     assert rate > 0
