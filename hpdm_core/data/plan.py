@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hpdm_core.data.dataset import Kind
+from hpdm_core.data.faults import Problem
 from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
-from hpdm_core.data.video_io import CRF, GOP, Problem
+from hpdm_core.data.video_io import CRF, GOP
 
 VIDEOS = "videos"
 MIN_FRAMES = 16

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hpdm_core.data.faults import Problem
 from hpdm_core.data.video_io import (
     Frame,
-    Problem,
     SequentialVideo,
     UnusableVideo,
     as_rate,

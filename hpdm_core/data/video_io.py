@@ -7,7 +7,7 @@ makes (constant rate, no B-frames, a keyframe every 12 frames).
 Axis legend: `t h w` frames, rows, columns; pixels are RGB, last axis, uint8.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,46 +18,16 @@ import av
 import av.error
 import av.logging
 import numpy as np
-from einops import rearrange
-from PIL import Image, ImageDraw
 
 from hpdm_core.data.atomic import atomic_path
+from hpdm_core.data.faults import UnusableVideo
+from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader
 from hpdm_core.errors import DataError
-
-try:
-    import decord
-except ImportError:  # no wheel for this platform: PyAV reads instead, more slowly
-    decord = None
-else:
-    decord.logging.set_level(decord.logging.QUIET)
 
 av.logging.set_level(av.logging.PANIC)
 
 GOP = 12
 CRF = 18
-Problem = Literal[
-    "empty", "not a video", "unreadable", "corrupted", "truncated", "too short", "mislabelled",
-    "crashed the decoder", "changed",
-]  # fmt: skip
-
-
-class UnusableVideo(DataError):
-    """A file that cannot serve as a video.
-
-    Args:
-        path: the file.
-        problem: what kind of fault, for counting.
-        detail: the fault in words.
-    """
-
-    def __init__(self, path: Path | str, problem: Problem, detail: str) -> None:
-        super().__init__(f"{path}: {detail}")
-        self.path = path
-        self.problem = problem
-        self.detail = detail
-
-    def __reduce__(self):
-        return UnusableVideo, (self.path, self.problem, self.detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +148,13 @@ class VideoReader:
         self.path = path
         if not path.is_file():
             raise UnusableVideo(path, "unreadable", "the file is gone")
+        with path.open("rb") as file:
+            # decord complains aloud about what it cannot open; spare the terminal the obvious.
+            if file.read(8)[4:] != b"ftyp":
+                raise UnusableVideo(path, "unreadable", "it is not an MP4 any more")
         self._fall_back = backend is None
-        backend = backend or ("pyav" if decord is None else "decord")
-        self._reader = (_DecordReader if backend == "decord" else _PyavReader)(path)
+        backend = backend or ("decord" if HAS_DECORD else "pyav")
+        self._reader = (DecordReader if backend == "decord" else PyavReader)(path)
         self.num_frames = self._reader.num_frames
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -192,64 +166,11 @@ class VideoReader:
         try:
             return self._reader.read(indices)
         except UnusableVideo:
-            if not self._fall_back or isinstance(self._reader, _PyavReader):
+            if not self._fall_back or isinstance(self._reader, PyavReader):
                 raise
         # decord fails at some widths below 64, such as 48; a damaged file fails here again.
-        self._reader = _PyavReader(self.path)
+        self._reader = PyavReader(self.path)
         return self._reader.read(indices)
-
-
-class _DecordReader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
-            raise UnusableVideo(path, "unreadable", "decord cannot open it") from error
-        self.num_frames = len(self._video)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        try:
-            return self._video.get_batch(indices).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            detail = f"decord cannot read frames {indices[0]} to {indices[-1]}"
-            raise UnusableVideo(self.path, "unreadable", detail) from error
-
-
-class _PyavReader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with av.open(str(path)) as container:
-                self.num_frames = container.streams.video[0].frames
-        except (av.error.FFmpegError, ValueError, IndexError) as error:
-            raise UnusableVideo(path, "unreadable", "PyAV cannot open it") from error
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        try:
-            return np.stack(list(self._frames([int(i) for i in indices])))
-        except (av.error.FFmpegError, ValueError, IndexError) as error:
-            detail = f"PyAV cannot read frames {indices[0]} to {indices[-1]}"
-            raise UnusableVideo(self.path, "unreadable", detail) from error
-
-    def _frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        wanted = iter(indices)
-        target = next(wanted)
-        with av.open(str(self.path)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            frame_ticks = 1 / (stream.average_rate * stream.time_base)
-            container.seek(int(target * frame_ticks), stream=stream)
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise UnusableVideo(self.path, "corrupted", f"frame {target} or one before it")
-                place = round(frame.pts / frame_ticks)
-                while place == target:
-                    yield frame.to_ndarray(format="rgb24")
-                    target = next(wanted, None)
-                if target is None:
-                    return
-        raise IndexError(target)
 
 
 def write_mp4(
@@ -327,87 +248,3 @@ def _pad_to_even(pixels: np.ndarray) -> np.ndarray:
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return np.ascontiguousarray(pixels)
-
-
-def write_gif(path: Path, video: np.ndarray, fps: float) -> None:
-    """Write (t, h, w, 3) uint8 as an endless GIF (its clock ticks in hundredths of a second)."""
-    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in video]
-    duration = max(20, round(100 / fps) * 10)
-    with atomic_path(path) as partial:
-        images[0].save(
-            partial, format="GIF", save_all=True, append_images=images[1:],
-            duration=duration, loop=0,
-        )  # fmt: skip
-
-
-def write_webp(path: Path, video: np.ndarray, fps: float) -> None:
-    """Write (t, h, w, 3) uint8 as an endless animated WebP."""
-    images = [Image.fromarray(frame) for frame in video]
-    with atomic_path(path) as partial:
-        images[0].save(
-            partial, format="WEBP", save_all=True, append_images=images[1:],
-            duration=round(1000 / fps), loop=0, quality=90,
-        )  # fmt: skip
-
-
-def write_png(path: Path, video: np.ndarray) -> None:
-    """Write (t, h, w, 3) uint8 as one picture, the frames in rows of eight at most."""
-    count, height, width = video.shape[:3]
-    columns = min(8, count)
-    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
-    for index, frame in enumerate(video):
-        row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(frame), (column * width, row * height))
-    with atomic_path(path) as partial:
-        sheet.save(partial, format="PNG")
-
-
-def video_grid(videos: np.ndarray, *, columns: int = 4, min_height: int = 1) -> np.ndarray:
-    """Put videos side by side, row by row; black where the last row has none.
-
-    Args:
-        videos: (b, t, h, w, c) uint8.
-        columns: most videos in a row.
-        min_height: small videos are magnified by a whole factor to at least this height.
-
-    Returns:
-        (t, rows * h, columns * w, c) uint8.
-    """
-    columns = min(columns, len(videos))
-    padding = np.zeros_like(videos[:1]).repeat(-len(videos) % columns, axis=0)
-    videos = np.concatenate([videos, padding])
-    factor = max(1, -(-min_height // videos.shape[2]))
-    videos = videos.repeat(factor, axis=2).repeat(factor, axis=3)
-    return rearrange(videos, "(rows columns) t h w c -> t (rows h) (columns w) c", columns=columns)
-
-
-def contact_sheet(
-    videos: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 8, min_height: int = 96
-) -> Image.Image:
-    """Draw a row per video: its caption above some of its frames, evenly spaced in time.
-
-    Args:
-        videos: (t, h, w, 3) uint8 each, of any sizes.
-        captions: one line of text per video.
-        columns: most frames in a row, the first and the last among them.
-        min_height: small frames are magnified by a whole factor to at least this height.
-    """
-    strips = [_strip(video, columns, min_height) for video in videos]
-    line, gap = 16, 6
-    width = max(strip.shape[1] for strip in strips)
-    height = sum(strip.shape[0] + line + gap for strip in strips)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = 0
-    for strip, caption in zip(strips, captions, strict=True):
-        draw.text((2, top + 2), caption, fill="black")
-        sheet.paste(Image.fromarray(strip), (0, top + line))
-        top += strip.shape[0] + line + gap
-    return sheet
-
-
-def _strip(video: np.ndarray, columns: int, min_height: int) -> np.ndarray:
-    chosen = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-    factor = max(1, -(-min_height // video.shape[1]))
-    frames = [video[index].repeat(factor, axis=0).repeat(factor, axis=1) for index in chosen]
-    return np.concatenate(frames, axis=1)
