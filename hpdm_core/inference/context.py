@@ -19,7 +19,7 @@ from torch import Tensor
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.geometry.boxes import Box, level_box
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.geometry.tiles import Ancestry, tile_slices
+from hpdm_core.geometry.tiles import Ancestry
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.records import Condition, LevelOutput
 
@@ -170,5 +170,8 @@ def gather_patches(pyramid: Pyramid, video: Tensor, sample: Tensor, offsets: Ten
     Returns:
         (i, c, t, h, w) of the patch size.
     """
-    pairs = zip(sample.tolist(), offsets.tolist(), strict=True)
-    return torch.stack([video[(s, slice(None), *tile_slices(pyramid, o))] for s, o in pairs])
+    windows = video
+    for axis, size in enumerate(pyramid.patch, start=2):
+        windows = windows.unfold(axis, size, 1)  # a view of the patch at every place
+    t, h, w = offsets.to(video.device).unbind(1)
+    return windows[sample.to(video.device), :, t, h, w]
