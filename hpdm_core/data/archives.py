@@ -74,6 +74,7 @@ def extract(archive: Path, folder: Path, progress: Progress) -> Path:
 
 
 def is_rar(archive: Path) -> bool:
+    """Say whether a file starts as RAR archives of any version do."""
     with archive.open("rb") as file:
         return file.read(len(RAR_MAGIC)) == RAR_MAGIC
 

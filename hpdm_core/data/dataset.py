@@ -99,6 +99,7 @@ class VideoDataset:
         return [c for e in entries for c in (e.caption, *e.more_captions) if c is not None]
 
     def file(self, entry: VideoEntry) -> Path:
+        """Return where a video lies."""
         return self.folder / entry.path
 
 
@@ -153,6 +154,7 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 
 def write_header(folder: Path, header: dict[str, Any]) -> None:
+    """Write what is common to all videos of a data set, atomically."""
     text = yaml.safe_dump({"format": FORMAT} | header, sort_keys=False, allow_unicode=True)
     write_text(folder / HEADER, text)
 
@@ -164,6 +166,7 @@ def read_manifest(path: Path) -> list[VideoEntry]:
 
 
 def write_manifest(path: Path, entries: list[VideoEntry]) -> None:
+    """Write a line per video, atomically."""
     write_json_lines(path, [asdict(entry) for entry in entries])
 
 
@@ -183,6 +186,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

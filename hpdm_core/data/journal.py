@@ -65,6 +65,7 @@ def _read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
 
 
 def learn(found: Findings, line: dict[str, Any]) -> None:
+    """Take one line of the journal into what was found."""
     name = line["source"]
     found.entries.pop(name, None)
     found.rejected.pop(name, None)

@@ -53,6 +53,7 @@ class RenderOptions:
 
 
 def shape_index(video: SourceVideo) -> int:
+    """Return the place of a drawn video in its data set, from its name."""
     return int(video.name.rpartition("-")[2])
 
 

@@ -61,6 +61,7 @@ def read_text_index(folder: Path) -> TextIndex | None:
 
 
 def write_text_index(folder: Path, index: TextIndex) -> None:
+    """Write what is known about the stored embeddings, atomically."""
     write_text(folder / FOLDER / INDEX, json.dumps(asdict(index), indent=1) + "\n")
 
 

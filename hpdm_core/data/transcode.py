@@ -100,6 +100,7 @@ def transcode(task: Transcode) -> Transcoded | Refused:
 
 
 def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -16,15 +16,8 @@ from einops import rearrange
 from PIL import Image, ImageSequence
 
 from hpdm_core.data.atomic import atomic_path, remove_partials, write_text
-from hpdm_core.data.video_io import (
-    contact_sheet,
-    decode_sequential,
-    video_grid,
-    write_gif,
-    write_mp4,
-    write_png,
-    write_webp,
-)
+from hpdm_core.data.pictures import contact_sheet, video_grid, write_gif, write_png, write_webp
+from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.errors import HpdmError
 from hpdm_core.runs.sample_requests import Request
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from hpdm_core.build import build_sampling
 from hpdm_core.data.dataset import VideoDataset
-from hpdm_core.data.video_io import contact_sheet, video_grid, write_mp4
+from hpdm_core.data.pictures import contact_sheet, video_grid
+from hpdm_core.data.video_io import write_mp4
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.recipe.schema import Recipe

@@ -8,18 +8,14 @@ import pytest
 from PIL import Image
 
 from hpdm_core.data.atomic import atomic_path
+from hpdm_core.data.pictures import contact_sheet, video_grid, write_gif, write_png, write_webp
 from hpdm_core.data.video_io import (
     GOP,
     SequentialVideo,
     UnusableVideo,
     VideoReader,
-    contact_sheet,
     decode_sequential,
-    video_grid,
-    write_gif,
     write_mp4,
-    write_png,
-    write_webp,
 )
 from hpdm_core.errors import DataError
 

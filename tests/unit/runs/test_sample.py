@@ -115,7 +115,7 @@ def test_a_line_that_was_torn_by_a_kill_is_made_again(sample, tmp_path):
 
 def test_videos_of_other_settings_are_not_mixed(sample):
     sample(num=1)
-    with pytest.raises(HpdmError, match="holds videos of other settings.*--out"):
+    with pytest.raises(HpdmError, match=r"holds videos of other settings.*--out"):
         sample(num=1, overlap="none")
 
 
@@ -203,7 +203,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(sample, tmp_path, monkeypatch
         write(path, video, fps)
 
     monkeypatch.setitem(sample_store.WRITERS, "mp4", fills_up)
-    with pytest.raises(HpdmError, match="a full disk.*run the same command again"):
+    with pytest.raises(HpdmError, match=r"a full disk.*run the same command again"):
         sample(num=3, batch=1)
     assert len(lines(tmp_path / "out")) == 2
     monkeypatch.setitem(sample_store.WRITERS, "mp4", write)
@@ -212,9 +212,9 @@ def test_a_full_disk_is_an_error_and_loses_nothing(sample, tmp_path, monkeypatch
 
 def test_text_models_want_a_prompt(sample, make_weights):
     text = make_weights(("conditioning: class", "conditioning: text"), name="text")
-    with pytest.raises(HpdmError, match="draws what a text says.*--prompt"):
+    with pytest.raises(HpdmError, match=r"draws what a text says.*--prompt"):
         sample(checkpoint=str(text))
-    with pytest.raises(HpdmError, match="which text encoder.*--text-encoder"):
+    with pytest.raises(HpdmError, match=r"which text encoder.*--text-encoder"):
         sample(checkpoint=str(text), prompts=["a fox"])
 
 
@@ -228,7 +228,7 @@ def test_weights_that_do_not_fit_their_recipe_are_refused(make_weights, tmp_path
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors["latents"] = torch.zeros(5, 16)
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(CheckpointError, match="does not fit the recipe inside it.*latents"):
+    with pytest.raises(CheckpointError, match=r"does not fit the recipe inside it.*latents"):
         load_model(str(path), torch.device("cpu"))
 
 
