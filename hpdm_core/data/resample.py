@@ -15,7 +15,8 @@ import numpy as np
 from einops import rearrange
 from scipy.sparse import csr_array
 
-FRAMES_AT_ONCE = 4
+# A few frames of 240x240.
+VALUES_AT_ONCE = 700_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +100,16 @@ def resampled_patch(
         _window(video.shape[1 + axis], axis, crop, region) for axis in (0, 1)
     )
     patch = np.empty((video.shape[3], len(frames), *region.size), dtype=np.float32)
-    # A few frames at a time: what is made on the way stays in the processor's cache.
-    for start in range(0, len(frames), FRAMES_AT_ONCE):
-        some = slice(start, start + FRAMES_AT_ONCE)
+    colours, area = video.shape[3], video[:, rows, columns]
+    # Some frames at a time: what is made on the way stays in the processor's cache.
+    at_once = max(1, VALUES_AT_ONCE // area[0].size)
+    for start in range(0, len(frames), at_once):
+        some = slice(start, start + at_once)
         # Only the area that the patch needs is copied and becomes float.
-        area = rearrange(video[:, rows, columns][frames[some]], "n y x c -> y (n x c)")
-        tall = down @ area.astype(np.float32)
-        count, colours = patch[:, some].shape[1], video.shape[3]
-        tall = rearrange(tall, "h (n x c) -> x (c n h)", n=count, c=colours)
-        patch[:, some] = rearrange(across @ tall, "w (c n h) -> c n h w", n=count, c=colours)
+        source = rearrange(area[frames[some]], "n y x c -> y (n x c)").astype(np.float32)
+        tall = rearrange(down @ source, "h (n x c) -> x (c n h)", x=area.shape[2], c=colours)
+        wide = rearrange(across @ tall, "w (c n h) -> c n h w", c=colours, h=region.size[0])
+        patch[:, some] = wide
     return patch
 
 
