@@ -31,7 +31,6 @@ def _refused(done, *parts: str) -> None:
         (["sample", "optim.lr=1"], ["no recipe is given", "--recipe"]),
         (["prep", "folder", "data"], ["Missing option", "--source"]),
         (["prep", "folder", "data", "--source", ".", "--size", "big"], ["--size", "288x512"]),
-        (["ablate", "table1"], ["comes with version 0.2"]),
     ],
 )
 def test_mistakes_are_refused_plainly(hpdm, tmp_path, args, parts):
