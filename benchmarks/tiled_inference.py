@@ -7,7 +7,8 @@ on a busy machine too, seconds do not. Reported:
 - speedup: the time of the run without the cache over the time with it, end to end;
   speedup_by_block_passes: what counting passes of blocks, the cache's own included, lets hope for;
   max_abs_diff: between the videos of both runs.
-- seconds_cached: where the time of the cached run goes.
+- speedup_with_features_alone: with a cache that holds the ancestors' features and no context.
+- where_cached: where the time of the cached run goes.
 - overhead_over_matmul: one evaluation of the last level, tiles, averages and all, over the bare
   linear layers and attention products of its blocks on the same shapes, less one.
 
@@ -16,6 +17,7 @@ on a busy machine too, seconds do not. Reported:
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -33,9 +35,11 @@ from hpdm_core.build import build_network, build_sampling
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.tiles import make_ancestry
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.inference.tiled_inference import TiledLevel
+from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
 from hpdm_core.model.rin import RINBlock
@@ -211,11 +215,9 @@ class Run:
     seconds: dict[str, float]
 
 
-def run(network: HPDM, recipe: Recipe, *, cached: bool, tile_batch: int, samples: int) -> Run:
-    """Generate videos and take the time."""
-    denoiser = WatchedDenoiser(
-        LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in)
-    )
+def run(network: HPDM, recipe: Recipe, *, budget: int, tile_batch: int, samples: int) -> Run:
+    """Generate videos and take the time; without a budget there is no cache."""
+    denoiser = WatchedDenoiser(LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in))
     with watched_blocks(network) as blocks:
         wall, cpu = time.perf_counter(), time.process_time()
         videos = generate(
@@ -224,9 +226,7 @@ def run(network: HPDM, recipe: Recipe, *, cached: bool, tile_batch: int, samples
             build_sampling(recipe),
             seeds=tuple(range(samples)),
             condition=Condition(labels=torch.arange(samples)),
-            work=Work(
-                device=CPU, tile_batch=tile_batch, make_cache=make_cache if cached else no_cache
-            ),
+            work=Work(device=CPU, tile_batch=tile_batch, make_cache=lambda: make_cache(budget)),
         )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     inside = denoiser.seconds
@@ -236,18 +236,25 @@ def run(network: HPDM, recipe: Recipe, *, cached: bool, tile_batch: int, samples
         "context of tiles, once a level": inside["context"],
         "cutting, averaging, solver": wall - inside["network"] - inside["context"],
     }
-    return Run(
-        videos=videos, wall=wall, cpu=cpu, block_passes=blocks["passes"], seconds=seconds
-    )
+    return Run(videos=videos, wall=wall, cpu=cpu, block_passes=blocks["passes"], seconds=seconds)
 
 
-def make_cache() -> ActivationCache:
-    """Return a cache that holds everything."""
-    return ActivationCache(device=CPU, device_budget=UNLIMITED, host_budget=0)
+def make_cache(budget: int) -> ActivationCache | None:
+    """Return a cache of so many bytes."""
+    if not budget:
+        return None
+    return ActivationCache(device=CPU, device_budget=budget, host_budget=0)
 
 
-def no_cache() -> None:
-    """Return none."""
+def cache_bytes(network: HPDM, recipe: Recipe) -> tuple[int, int]:
+    """Return the last level's bytes of all tiles' contexts, and of their ancestors' features."""
+    pyramid, size = recipe.pyramid.build(), network.size
+    level = pyramid.num_levels - 1
+    ancestry = make_ancestry(pyramid, level, "fhw")
+    counts = [len(offsets) for offsets in ancestry.offsets]
+    each = 4 * math.prod(size.grid) * size.block.data_width
+    features = sum(counts[k] * block_passes(size.levels_per_block, k + 1) for k in range(level))
+    return each * counts[level] * block_passes(size.levels_per_block, level), each * features
 
 
 @torch.inference_mode()
@@ -271,9 +278,7 @@ def overhead(network: HPDM, recipe: Recipe, *, tile_batch: int) -> dict[str, flo
             ]
         return made[tiles]
 
-    denoiser = WatchedDenoiser(
-        LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in)
-    )
+    denoiser = WatchedDenoiser(LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in))
     whole = last_level(denoiser, pyramid, tile_batch=tile_batch)
     x = torch.randn(1, 3, *pyramid.resolution)
     whole(x, 1.0)  # fills the cache
@@ -302,7 +307,7 @@ def last_level(denoiser: WatchedDenoiser, pyramid: Pyramid, *, tile_batch: int) 
         lower=tuple(torch.randn(1, 3, *size) for size in pyramid.levels[:-1]),
         context_sigma=0.002,
         tile_batch=tile_batch,
-        cache=make_cache(),
+        cache=make_cache(UNLIMITED),
         self_conditioning=True,
     )
 
@@ -323,14 +328,19 @@ def measure(arguments: argparse.Namespace) -> dict:
     network = build_network(recipe).eval().requires_grad_(False)
     stir(network)
     options = {"tile_batch": arguments.tile_batch, "samples": arguments.samples}
-    cached = run(network, recipe, cached=True, **options)
-    uncached = run(network, recipe, cached=False, **options)
+    contexts, features = cache_bytes(network, recipe)
+    cached = run(network, recipe, budget=UNLIMITED, **options)
+    smaller = run(network, recipe, budget=arguments.samples * features, **options)
+    uncached = run(network, recipe, budget=0, **options)
     pairs = zip(cached.videos, uncached.videos, strict=True)
     return {
         "speedup": uncached.wall / cached.wall,
         "speedup_of_processor_time": uncached.cpu / cached.cpu,
         "speedup_by_block_passes": uncached.block_passes / cached.block_passes,
+        "speedup_with_features_alone": uncached.wall / smaller.wall,
         "max_abs_diff": max((a - b).abs().max().item() for a, b in pairs),
+        "cache_bytes_per_video": contexts,
+        "cache_bytes_per_video_of_features_alone": features,
         "block_passes_cached": cached.block_passes,
         "block_passes_uncached": uncached.block_passes,
         "seconds_cached": cached.wall,

@@ -30,10 +30,6 @@ class Box:
             offset=(self.offset - ancestor.offset) / ancestor.scale,
         )
 
-    def select(self, index: Tensor | slice) -> "Box":
-        """Return the boxes at `index` of the leading axis."""
-        return Box(scale=self.scale[index], offset=self.offset[index])
-
 
 def level_box(pyramid: Pyramid, level: int, offsets: Tensor) -> Box:
     """Turn pixel offsets on a level's own grid into a box.

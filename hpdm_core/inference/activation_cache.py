@@ -40,15 +40,21 @@ class ActivationCache:
         room = (self.device_budget - on_device, self.host_budget - on_host)
         return _nbytes(entry) <= max(room)
 
-    def put(self, key: object, entry: Entry) -> bool:
-        """Keep `entry` where it fits; return whether it is kept."""
+    def put(self, key: object, entry: Entry, *, device_only: bool = False) -> bool:
+        """Keep `entry` where it fits; return whether it is kept.
+
+        Args:
+            key: what it is found by.
+            entry: tensors.
+            device_only: do not move it to the computer's memory, from where it comes back slowly.
+        """
         size = _nbytes(entry)
         on_device, on_host = self.nbytes
         if on_device + size <= self.device_budget:
             self._entries[key] = tuple(x.to(self.device) for x in entry)
             self._device_bytes[key] = size
             return True
-        if on_host + size <= self.host_budget:
+        if not device_only and on_host + size <= self.host_budget:
             self._entries[key] = tuple(_to_host(x) for x in entry)
             self._host_bytes[key] = size
             return True
@@ -57,6 +63,10 @@ class ActivationCache:
     def has(self, key: object) -> bool:
         """Say whether an entry is kept under `key`."""
         return key in self._entries
+
+    def on_device(self, key: object) -> bool:
+        """Say whether an entry is kept under `key` on the device."""
+        return key in self._device_bytes
 
     def get(self, key: object, rows: Tensor | None = None) -> Entry | None:
         """Return an entry on the device, or None; with `rows`, only these of each tensor."""

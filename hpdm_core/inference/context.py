@@ -60,7 +60,9 @@ class ContextSource:
             return kept
         context = self._context(self.ancestry.level, self._chain(self.ancestry.level, items))
         if self.cache is not None:
-            self.cache.put(("context", key), context)
+            # From features on the device a context is had sooner than from the computer's memory.
+            near = all(self.cache.on_device(("features", k)) for k in range(self.ancestry.level))
+            self.cache.put(("context", key), context, device_only=near)
         return context
 
     def prepare(self, *, self_conditioning: bool) -> None:

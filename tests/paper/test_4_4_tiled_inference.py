@@ -300,7 +300,8 @@ def test_guidance_extrapolates_from_none_to_the_condition():
         settings = make_settings((1,), guidance=guidance)
         return draw(network, pyramid, settings, seeds=(0, 1, 2), condition=given)[0]
 
-    with_it, without = video(1.0, condition), video(1.0, condition.dropped())
+    none = condition.drop(torch.ones(3, dtype=torch.bool))
+    with_it, without = video(1.0, condition), video(1.0, none)
     assert not torch.allclose(with_it, without, atol=1e-3)
     for guidance in (0.0, 0.5, 3.0):
         expected = without + guidance * (with_it - without)

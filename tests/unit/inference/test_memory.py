@@ -97,7 +97,7 @@ def test_the_cache_moves_to_the_computers_memory(tile_batch):
         caches.append(work.make_cache())
         return caches[-1]
 
-    small = FullDevice(network, caches, room=20_000)
+    small = FullDevice(network, caches, room=1_000)
     videos = draw(
         small,
         pyramid,
@@ -108,3 +108,25 @@ def test_the_cache_moves_to_the_computers_memory(tile_batch):
         assert torch.allclose(a, b, atol=1e-5)
     assert small.refusals > 0
     assert caches[-1].nbytes[1] > 0
+
+
+def test_contexts_stay_off_the_computers_memory_where_features_lie_on_the_device():
+    """A context is made of them in less time than it takes to come back."""
+    pyramid, network = make_pyramid(3, time_grows=False), make_network(3)
+    expected = draw(network, pyramid, SETTINGS)
+    held = {}
+    for budget in (30_000, 100):
+        caches = []
+        work = make_work(tile_batch=4, device_budget=budget, host_budget=1 << 40)
+
+        def make_cache(caches=caches, work=work) -> ActivationCache:
+            caches.append(work.make_cache())
+            return caches[-1]
+
+        videos = draw(network, pyramid, SETTINGS, work=replace(work, make_cache=make_cache))
+        for a, b in zip(videos, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+        held[budget] = caches[-1].nbytes
+    assert held[30_000][0] > 20_000
+    assert held[30_000][1] == 0
+    assert held[100][1] > 0
