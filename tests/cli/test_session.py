@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# A command whose body is the test's; children and libraries print to stdout in between.
+# A command whose body is the test's; children and libraries print to stdout in between. SIGINT gets
+# its handler back: it is ignored in what a shell starts in the background, tests included.
 PROGRAM = """
 import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import typer
 from hpdm_cli.console import session
 from hpdm_core.errors import DataError
