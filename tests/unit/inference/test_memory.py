@@ -48,9 +48,16 @@ class SmallDevice:
         return self.network.context(features, boxes)
 
 
-@pytest.mark.parametrize("self_conditioning", [False, True])
-@pytest.mark.parametrize("budget", [1 << 40, None])
-@pytest.mark.parametrize(("room", "after"), [(1, 0), (5, 0), (3, 2), (3, 6)])
+@pytest.mark.parametrize(
+    ("room", "after", "budget", "self_conditioning"),
+    [
+        (1, 0, 1 << 40, False),
+        (5, 0, None, True),
+        (3, 2, 1 << 40, True),
+        (3, 6, 1 << 40, False),
+        (3, 6, None, False),
+    ],
+)
 def test_tile_batches_shrink_until_they_fit(room, after, budget, self_conditioning):
     """At once, or when memory runs out in the middle of a step."""
     pyramid = make_pyramid(3, time_grows=False)
