@@ -68,6 +68,7 @@ class TiledLevel:
     share: Share = field(default_factory=Share)
     _source: ContextSource | None = None
     _latents: Tensor | None = None
+    _latents_on_host: bool = False
 
     def __post_init__(self) -> None:
         self._ancestry = make_ancestry(self.pyramid, self.level, self.overlap)
@@ -109,11 +110,13 @@ class TiledLevel:
         for number, chunk in enumerate(chunks):
             start = None
             if self._latents is not None:
-                start = self._latents[number * self.tile_batch :][: len(chunk)]
-            latents.append(self._add_tiles(total, number, chunk, x, sigma, start))
+                start = self._latents[number * self.tile_batch :][: len(chunk)].to(x.device)
+            end = self._add_tiles(total, number, chunk, x, sigma, start)
+            if self.self_conditioning:
+                latents.append(end.cpu() if self._latents_on_host else end)
         if self.cache is not None:
             self._source.settle(range(len(chunks)))
-        return total, torch.cat(latents) if self.self_conditioning else None
+        return total, torch.cat(latents) if latents else None
 
     def _prepare(self) -> None:
         self._source = ContextSource(
@@ -155,7 +158,7 @@ class TiledLevel:
         return result.latents
 
     def _shrink(self, reason: str) -> None:
-        """Make room: half as many tiles at a time, and half of what the cache has on the device."""
+        """Make room: fewer tiles at a time, less of the cache on the device, no tiles' latents."""
         cache = self.cache
         held = 0 if cache is None else cache.nbytes[0]
         if self.tile_batch == 1 and held == 0:
@@ -168,6 +171,8 @@ class TiledLevel:
             cache.device_budget = held // 2 if self.tile_batch > 1 else 0
             cache.clear()
         self.tile_batch = max(1, self.tile_batch // 2)
+        self._latents_on_host = True
+        self._latents = None if self._latents is None else self._latents.cpu()
         self._source = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
