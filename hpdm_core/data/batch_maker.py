@@ -29,6 +29,8 @@ from hpdm_core.geometry.pyramid import Pyramid
 MOST_ATTEMPTS = 20
 # Pixels averaged in one go: large enough for speed, small enough to stay in the cache.
 PIXELS_AT_ONCE = 1 << 21
+# Decoded clips are averaged as soon as they hold so much: a batch of them may fill the memory.
+MOST_WAITING_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,16 @@ class BatchMaker:
         pyramid, count = self.rules.pyramid, len(self.indices)
         shape = (pyramid.num_levels, count, 3, *pyramid.patch)
         patches = torch.empty(shape)
-        taken = [self._take(task, index, mark) for index in self.indices]
-        for level in range(pyramid.num_levels):
-            self._fill_level(patches[level], level, [(s.clip, s.draw) for s in taken])
+        taken: list[_Taken] = []
+        waiting: dict[int, tuple[ClipPixels, Draw]] = {}
+        for place, index in enumerate(self.indices):
+            sample, clip = self._take(task, index, mark)
+            taken.append(sample)
+            waiting[place] = clip, sample.draw
+            if sum(c.fresh_bytes for c, _ in waiting.values()) > MOST_WAITING_BYTES:
+                self._fill(patches, waiting)
+                waiting = {}
+        self._fill(patches, waiting)
         return MadeBatch(
             patches=patches.div_(127.5).sub_(1.0),
             offsets=torch.from_numpy(np.stack([s.draw.offsets for s in taken])),
@@ -95,7 +104,7 @@ class BatchMaker:
             faults=[fault for s in taken for fault in s.faults],
         )
 
-    def _take(self, task: StepTask, index: int, mark: Mark) -> "_Taken":
+    def _take(self, task: StepTask, index: int, mark: Mark) -> tuple["_Taken", ClipPixels]:
         faults = []
         for attempt in range(MOST_ATTEMPTS):
             rng = sample_rng(self.seed, task.step, index, attempt)
@@ -114,28 +123,39 @@ class BatchMaker:
                 faults.append((video, error.detail))
                 continue
             caption = choose_caption(rng, self.entries[video])
-            return _Taken(video=video, clip=clip, draw=draw, caption=caption, faults=faults)
+            return _Taken(video=video, draw=draw, caption=caption, faults=faults), clip
         names = ", ".join(self.entries[video].path for video, _ in faults[:3])
         raise DataError(
             f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
             remedy="check the disk, then run `hpdm prep` again: it mends what has changed",
         )
 
-    def _fill_level(self, out: Tensor, level: int, samples: list[tuple[ClipPixels, Draw]]) -> None:
-        """Write the patches of one level, (b, c, t, h, w) in 0..255."""
+    def _fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, Draw]]) -> None:
+        """Write the patches of some places in the batch, (l, b, c, t, h, w) in 0..255."""
+        exact = [place for place, (clip, _) in samples.items() if clip.crop is None]
+        for level in range(self.rules.pyramid.num_levels):
+            self._fill_exact(patches[level], level, {place: samples[place] for place in exact})
+            for place, (clip, draw) in samples.items():
+                if clip.crop is not None:
+                    patches[level, place] = self._foreign_patch(level, clip, draw)
+
+    def _foreign_patch(self, level: int, clip: ClipPixels, draw: Draw) -> Tensor:
         pyramid = self.rules.pyramid
-        exact = [place for place, (clip, _) in enumerate(samples) if clip.crop is None]
-        for place, (clip, draw) in enumerate(samples):
-            if clip.crop is not None:
-                region = Region(
-                    clip=pyramid.resolution[1:],
-                    stride=pyramid.stride(level)[1:],
-                    offset=_corner(draw, pyramid, level),
-                    size=pyramid.patch[1:],
-                )
-                patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
-                mirrored = patch[..., ::-1] if draw.mirrored else patch
-                out[place] = torch.from_numpy(np.ascontiguousarray(mirrored))
+        region = Region(
+            clip=pyramid.resolution[1:],
+            stride=pyramid.stride(level)[1:],
+            offset=_corner(draw, pyramid, level),
+            size=pyramid.patch[1:],
+        )
+        patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
+        mirrored = patch[..., ::-1] if draw.mirrored else patch
+        return torch.from_numpy(np.ascontiguousarray(mirrored))
+
+    def _fill_exact(
+        self, out: Tensor, level: int, samples: dict[int, tuple[ClipPixels, Draw]]
+    ) -> None:
+        """Average clips that need no resizing, many at once."""
+        pyramid, exact = self.rules.pyramid, list(samples)
         stride = pyramid.stride(level)
         per_sample = 3 * int(np.prod(pyramid.patch)) * int(np.prod(stride))
         at_once = max(1, PIXELS_AT_ONCE // per_sample)
@@ -165,7 +185,6 @@ class BatchMaker:
 @dataclass(frozen=True, kw_only=True)
 class _Taken:
     video: int
-    clip: ClipPixels
     draw: Draw
     caption: str
     faults: list[tuple[int, str]]

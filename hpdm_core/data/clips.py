@@ -29,11 +29,13 @@ class ClipPixels:
             frames (n, y, x, c) uint8.
         rows: (t,) int64 place in `pixels` of every frame of the clip, -1 where not decoded.
         crop: the part of source frames that is the clip.
+        fresh_bytes: memory that goes with this clip; 0 for pixels that are kept.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     crop: Crop | None
+    fresh_bytes: int
 
 
 class ClipReader:
@@ -73,15 +75,17 @@ class ClipReader:
             UnusableVideo: the file has gone bad since it was prepared.
         """
         if index < self._num_kept:
-            return ClipPixels(pixels=self._kept_video(index), rows=draw.frames, crop=None)
+            kept = self._kept_video(index)
+            return ClipPixels(pixels=kept, rows=draw.frames, crop=None, fresh_bytes=0)
         needed = self.needed_frames(draw)
         pixels = self._decode(index, needed)
         rows = np.searchsorted(needed, draw.frames)
         rows[~np.isin(draw.frames, needed)] = -1
         crop = centre_crop(pixels.shape[1:3], self._pyramid.resolution[1:])
         if crop.exact:
-            return ClipPixels(pixels=_cut(pixels, crop), rows=rows, crop=None)
-        return ClipPixels(pixels=pixels, rows=rows, crop=crop)
+            cut = _cut(pixels, crop)
+            return ClipPixels(pixels=cut, rows=rows, crop=None, fresh_bytes=pixels.nbytes)
+        return ClipPixels(pixels=pixels, rows=rows, crop=crop, fresh_bytes=pixels.nbytes)
 
     def needed_frames(self, draw: Draw) -> np.ndarray:
         """Return the frames of the source that any level needs, (n,) rising."""
