@@ -13,10 +13,15 @@ _FIRST_LINE_SECONDS, _LINE_SECONDS = 2.0, 15.0
 
 
 class Rate:
-    """Units per second over the last minute, so that a resumed run's ETA is soon right."""
+    """Units per second over the last minute.
 
-    def __init__(self, now: float) -> None:
-        self._marks: deque[tuple[float, int]] = deque([(now, 0)])
+    Args:
+        now: seconds at the beginning.
+        done: units that were done before.
+    """
+
+    def __init__(self, now: float, done: int) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(now, done)])
 
     def update(self, now: float, done: int) -> float | None:
         """Note that `done` units are done; return units per second, None where not yet known."""
@@ -35,18 +40,18 @@ class TerminalProgress:
         self._bar: Bar | None = None
         self._open = False
 
-    def start(self, description: str, total: int | None) -> None:
+    def start(self, description: str, total: int | None, done: int = 0) -> None:
         self.stop()
         now = self._clock()
-        self._description, self._total, self._done = description, total, 0
+        self._description, self._total, self._done = description, total, done
         self._fields: dict[str, str] = {}
-        self._rate, self._speed = Rate(now), None
+        self._rate, self._speed = Rate(now, done), None
         self._next_line = now + _FIRST_LINE_SECONDS
         self._open, self._said = True, False
         if sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task(description, total=total, figures="")
+            self._task = self._bar.add_task(description, total=total, completed=done, figures="")
 
     def advance(self, amount: int = 1, **fields: str) -> None:
         now = self._clock()

@@ -1,6 +1,7 @@
 """How long work is reported: what the core calls, whoever shows it. Needs no torch."""
 
 import os
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -15,12 +16,13 @@ def process_rank() -> int:
 class Progress(Protocol):
     """Told how far a piece of work is; the command line draws bars or plain lines from it."""
 
-    def start(self, description: str, total: int | None) -> None:
+    def start(self, description: str, total: int | None, done: int = 0) -> None:
         """Begin a piece of work; a piece that is still open ends.
 
         Args:
             description: what is done, in a few words.
             total: number of units, or None where it is not known.
+            done: how many were done before; they count for the bar, not for the rate.
         """
         ...
 
@@ -46,10 +48,32 @@ class Progress(Protocol):
 class NoProgress:
     """Shows nothing."""
 
-    def start(self, description: str, total: int | None) -> None: ...
+    def start(self, description: str, total: int | None, done: int = 0) -> None: ...
 
     def advance(self, amount: int = 1, **fields: str) -> None: ...
 
     def say(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent:
+    """Shows another's bar and says nothing: the caller tells what there is to say in its own way.
+
+    Args:
+        progress: the one whose bar it is.
+    """
+
+    progress: Progress
+
+    def start(self, description: str, total: int | None, done: int = 0) -> None:
+        self.progress.start(description, total, done)
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        self.progress.advance(amount, **fields)
+
+    def say(self, text: str) -> None: ...
+
+    def stop(self) -> None:
+        self.progress.stop()

@@ -54,9 +54,8 @@ def download(remote: Remote, target: Path, progress: Progress, *, pause: float =
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     _check_space(remote, part)
-    progress.start(f"downloading {target.name}", remote.size)
+    progress.start(f"downloading {target.name}", remote.size, done=_size(part))
     try:
-        progress.advance(_size(part))
         _fetch_patiently(remote, part, progress, pause)
     finally:
         progress.stop()

@@ -79,8 +79,9 @@ class ModelRecipe(Section):
         description="adaptive computation: how many of the lowest levels each block runs on"
     )
     context: Literal["deep", "shallow"] = Field(
-        "deep", description="deep: features of all lower levels at every block; shallow: RGB of "
-        "the level below"
+        "deep",
+        description="deep: features of all lower levels at every block; shallow: RGB of "
+        "the level below",
     )
     detach_context: bool = Field(False, description="stop gradients from finer to coarser levels")
     coordinates: bool = Field(

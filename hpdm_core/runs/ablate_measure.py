@@ -12,7 +12,7 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.build import describe
-from hpdm_core.progress import Progress, process_rank
+from hpdm_core.progress import Progress, Silent, process_rank
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
 from hpdm_core.runs.ablate_model import open_row, write_clips
@@ -115,7 +115,7 @@ class Bench:
             device=self.device,
             seed=unit.sampling_seed,
             force=self.scale.force,
-            progress=_Quiet(progress=self.progress),
+            progress=Silent(progress=self.progress),
             load_model=self._opener(unit),
         )
 
@@ -136,25 +136,6 @@ class Bench:
         fps = unit.recipe.sampling.fps
         clips = write_clips(unit, model, self.folder / VIDEOS, num=self.scale.videos, fps=fps)
         return [{"caption": clip.caption, "file": f"{VIDEOS}/{clip.path.name}"} for clip in clips]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Quiet:
-    """Shows how far scoring is, but not its warnings: the report's notice stands for them."""
-
-    progress: Progress
-
-    def start(self, description: str, total: int | None) -> None:
-        self.progress.start(description, total)
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        self.progress.advance(amount, **fields)
-
-    def say(self, text: str) -> None:
-        """Keep it: all warnings are in the line's details."""
-
-    def stop(self) -> None:
-        self.progress.stop()
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.weights import Fetch, obtain, verify
-from hpdm_core.progress import Progress
+from hpdm_core.progress import Progress, Silent
 
 Metric = Literal["fvd", "is"]
 METRICS: tuple[Metric, ...] = ("fvd", "is")
@@ -48,25 +48,6 @@ def cache_folder() -> Path:
     return Path(base) / "hpdm"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Quietly:
-    """Shows how far a download is, but not every attempt: there are other addresses."""
-
-    progress: Progress
-
-    def start(self, description: str, total: int | None) -> None:
-        self.progress.start(description, total)
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        self.progress.advance(amount, **fields)
-
-    def say(self, text: str) -> None:
-        """Keep the attempts to ourselves."""
-
-    def stop(self) -> None:
-        self.progress.stop()
-
-
 def fetch_from_mirrors(progress: Progress) -> Fetch:
     """Return a function that tries one address after the other."""
 
@@ -75,7 +56,7 @@ def fetch_from_mirrors(progress: Progress) -> Fetch:
         for url in urls:
             try:
                 remote = Remote(url=url, sha256=sha256)
-                download(remote, path, _Quietly(progress=progress), pause=MIRROR_PAUSE)
+                download(remote, path, Silent(progress=progress), pause=MIRROR_PAUSE)
                 return
             except (HpdmError, OSError) as error:
                 problem = error

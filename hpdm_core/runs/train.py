@@ -221,8 +221,8 @@ class Run:
     def _loop(
         self, state: TrainState, loader: PatchLoader, store: CheckpointStore, telemetry: Telemetry
     ) -> Path:
-        self.progress.start(f"training {self.recipe.name}", self.recipe.train.steps)
-        self.progress.advance(state.step)
+        title, steps = f"training {self.recipe.name}", self.recipe.train.steps
+        self.progress.start(title, steps, done=state.step)
         return train(
             state,
             BatchStream(loader.batches, state.step, say=self.progress.say),

@@ -51,6 +51,14 @@ def test_a_count_without_an_end_has_no_eta(clock, capsys):
     assert capsys.readouterr().err.splitlines()[0] == "read: 2  2 s each"
 
 
+def test_what_was_done_before_counts_for_the_bar_and_not_for_the_rate(clock, capsys):
+    progress = TerminalProgress(clock=clock)
+    progress.start("train", 100, done=90)
+    clock.now += 4
+    progress.advance(2)
+    assert capsys.readouterr().err == "train: 92/100  2 s each  ETA 0:16\n"
+
+
 def test_said_lines_come_at_once_and_to_stderr(clock, capsys):
     TerminalProgress(clock=clock).say("skipped [1] video")
     captured = capsys.readouterr()
@@ -58,7 +66,7 @@ def test_said_lines_come_at_once_and_to_stderr(clock, capsys):
 
 
 def test_rate_follows_the_last_minute():
-    rate = Rate(0.0)
+    rate = Rate(0.0, 0)
     for second in range(1, 101):
         rate.update(float(second), 10 * second)
     for second in range(101, 301):
@@ -67,7 +75,7 @@ def test_rate_follows_the_last_minute():
 
 
 def test_rate_is_unknown_before_anything_is_done():
-    assert Rate(0.0).update(5.0, 0) is None
+    assert Rate(0.0, 3).update(5.0, 3) is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (754, "12:34"), (3723, "1:02:03")])

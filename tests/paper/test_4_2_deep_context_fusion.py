@@ -171,9 +171,7 @@ def test_detached_context_lets_no_gradient_of_a_finer_loss_through(detach):
     inputs = tuple(x.requires_grad_() for x in inputs)
     outputs, _ = network(inputs, labels.requires_grad_(), boxes, make_condition(2))
     loss = outputs[2].square().sum()
-    coarse, middle, by_label = torch.autograd.grad(
-        loss, (*inputs[:2], labels), allow_unused=True
-    )
+    coarse, middle, by_label = torch.autograd.grad(loss, (*inputs[:2], labels), allow_unused=True)
     flows = [grad is not None and bool(grad.any()) for grad in (coarse, middle)]
     assert flows == ([False, False] if detach else [True, True])
     assert by_label[:, :2].any().item() is not detach

@@ -79,9 +79,7 @@ def test_nor_with_any_other_network_or_guidance(options, guidance):
         churn=3.0,
         self_conditioning="self_conditioning" in options,
     )
-    difference = largest_difference(
-        network, make_pyramid(3), settings, condition=make_condition(2)
-    )
+    difference = largest_difference(network, make_pyramid(3), settings, condition=make_condition(2))
     assert difference <= 1e-5
 
 

@@ -107,9 +107,7 @@ def make_condition(batch: int, kind: str = "class", *, seed: int = 0) -> Conditi
     if kind == "none":
         return Condition()
     mask = torch.arange(4) < torch.arange(batch)[:, None]
-    return Condition(
-        text=torch.randn(batch, 4, TEXT_WIDTH, generator=generator), text_mask=mask
-    )
+    return Condition(text=torch.randn(batch, 4, TEXT_WIDTH, generator=generator), text_mask=mask)
 
 
 def make_inputs(
@@ -209,9 +207,7 @@ def make_work(
     def make_cache() -> ActivationCache | None:
         if device_budget is None:
             return None
-        return ActivationCache(
-            device=device, device_budget=device_budget, host_budget=host_budget
-        )
+        return ActivationCache(device=device, device_budget=device_budget, host_budget=host_budget)
 
     return Work(device=device, tile_batch=tile_batch, make_cache=make_cache)
 
@@ -227,9 +223,7 @@ def draw(
 ) -> tuple[Tensor, ...]:
     """Generate videos with input scales 1, 2, 4, ...; by default with a cache of any size."""
     return generate(
-        LevelDenoiser(
-            network=network, sigma_in=tuple(2.0**k for k in range(pyramid.num_levels))
-        ),
+        LevelDenoiser(network=network, sigma_in=tuple(2.0**k for k in range(pyramid.num_levels))),
         pyramid,
         settings,
         seeds=tuple(seeds),
