@@ -237,6 +237,7 @@ class Run:
                 dataset=self.dataset,
                 folder=self.out / "samples",
                 parallel=self.parallel,
+                show=telemetry.show,
                 say=self.progress.say,
             ),
         )

@@ -13,6 +13,7 @@ from torch import nn
 from hpdm_core.build import build_sampling
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.pictures import contact_sheet, video_grid
+from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.inference.generate import Work, generate
@@ -20,7 +21,6 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.models import cache_maker, to_uint8
 from hpdm_core.runs.train_checks import available_memory
-from hpdm_core.runs.train_data import open_loader
 from hpdm_core.training.parallel import Parallel
 
 
@@ -31,6 +31,7 @@ def make_preview(
     dataset: VideoDataset,
     folder: Path,
     parallel: Parallel,
+    show: Callable[[int, np.ndarray], None],
     say: Callable[[str], None],
 ) -> Callable[[int], None]:
     """Return the function that draws the previews of a step.
@@ -44,11 +45,12 @@ def make_preview(
         dataset: where classes and texts come from.
         folder: where files go.
         parallel: this process's place.
+        show: given the step and the same picture, (h, w, 3) uint8.
         say: told where the previews are, or why they could not be written.
     """
 
     def preview(step: int) -> None:
-        condition, captions = _conditions(recipe, dataset)
+        condition, captions = preview_conditions(recipe, dataset)
         videos = _draw(recipe, network, condition, parallel.device)
         if not parallel.is_main:
             return
@@ -56,11 +58,13 @@ def make_preview(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_mp4(path, video_grid(videos), recipe.sampling.fps)
-            contact_sheet(list(videos), captions).save(path.with_suffix(".png"))
+            sheet = contact_sheet(list(videos), captions)
+            sheet.save(path.with_suffix(".png"))
         except OSError as error:
             say(f"step {step}: previews could not be written: {error}")
         else:
             say(f"step {step}: previews in {path}")
+            show(step, np.asarray(sheet))
 
     return preview
 
@@ -85,17 +89,22 @@ def _draw(
     return to_uint8(levels[-1]).numpy()
 
 
-def _conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
-    """Return the classes by turns, the texts of some training videos, or no condition."""
+def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
+    """Return what the previews show and a line of text for each.
+
+    Classes by turns, captions from all over the training split, or nothing, by what the model is
+    conditioned on.
+    """
     number, kind = recipe.train.preview_videos, recipe.model.conditioning
-    captions = [f"seed {seed}" for seed in range(number)]
+    seeds = [f"seed {seed}" for seed in range(number)]
     if kind == "text":
-        batch = next(open_loader(recipe, dataset, batch_size=number, workers=0).batches(0))
-        return batch.condition, [
-            f"{seed}: {key}" for seed, key in zip(captions, batch.keys, strict=True)
-        ]
+        known = list(dict.fromkeys(dataset.captions(recipe.data.split)))
+        texts = [known[seed * len(known) // number] for seed in range(number)]
+        tokens, mask = TextStore(dataset.folder).batch(texts)
+        condition = Condition(text=tokens, text_mask=mask)
+        return condition, [f"{seed}: {text}" for seed, text in zip(seeds, texts, strict=True)]
     if kind == "none":
-        return Condition(labels=None), captions
+        return Condition(labels=None), seeds
     labels = [seed % len(dataset.classes) for seed in range(number)]
-    named = [f"{seed}: {dataset.classes[c]}" for seed, c in zip(captions, labels, strict=True)]
+    named = [f"{seed}: {dataset.classes[c]}" for seed, c in zip(seeds, labels, strict=True)]
     return Condition(labels=torch.tensor(labels)), named

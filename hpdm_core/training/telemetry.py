@@ -3,7 +3,7 @@
 Figures must never stop training: where a file cannot be written, that is said once and training
 goes on.
 
-Axis legend: `l` level.
+Axis legend: `l` level, `h w` rows and columns of a picture.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from hpdm_core.errors import HpdmError
@@ -50,9 +51,11 @@ class StepReport:
 
 
 class Sink(Protocol):
-    """Where scalars go besides metrics.jsonl."""
+    """Where figures and previews go besides the run's folder."""
 
     def write(self, step: int, scalars: dict[str, float]) -> None: ...
+
+    def show(self, step: int, picture: np.ndarray) -> None: ...
 
     def close(self) -> None: ...
 
@@ -69,6 +72,10 @@ class TensorBoardSink:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
+    def show(self, step: int, picture: np.ndarray) -> None:
+        self._writer.add_image("previews", picture, step, dataformats="HWC")
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -84,12 +91,16 @@ class WandbSink:
                 "train.wandb is on, but wandb is not installed",
                 remedy="pip install wandb, or set train.wandb=false",
             ) from None
+        self._picture = wandb.Image
         self._run = wandb.init(
             project="hpdm", name=folder.name, id=folder.name, dir=str(folder), resume="allow"
         )
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         self._run.log(scalars, step=step)
+
+    def show(self, step: int, picture: np.ndarray) -> None:
+        self._run.log({"previews": self._picture(picture)}, step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -120,7 +131,7 @@ class Telemetry:
         progress: the person's view; started and stopped by the caller.
         log_every: steps between lines.
         steps: steps in all.
-        sinks: where scalars go besides metrics.jsonl.
+        sinks: where figures and previews go besides.
     """
 
     def __init__(
@@ -168,6 +179,11 @@ class Telemetry:
         line = self._line(report, wait_seconds, seconds)
         self._progress.advance(1, **_fields(line))
         self._write(line)
+
+    def show(self, step: int, picture: np.ndarray) -> None:
+        """Hand the sinks a preview, (h, w, 3) uint8."""
+        for sink in self._sinks:
+            self._guarded(lambda sink=sink: sink.show(step, picture))
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -14,6 +14,7 @@ from hpdm_core.data.tiny_text_encoder import make_tiny_encoder
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.runs.train_data import open_loader
+from hpdm_core.runs.train_preview import preview_conditions
 
 CAPTIONS = ["a red wave rolls in", "a blue wave rolls out", "night over the sea", "a still beach"]
 BASE = """\
@@ -190,6 +191,16 @@ def test_videos_and_images_train_together_with_their_texts(place):
     loader.close()
     share = still[True] / sum(still.values())
     assert 0.25 < share < 0.55  # image_share is 0.4
+
+
+def test_previews_show_captions_from_all_over_the_data(place):
+    recipe, dataset = load_recipe("base.yaml"), open_dataset("data", "captions")
+    condition, titles = preview_conditions(recipe, dataset)
+    known = dataset.captions("train")
+    assert len(titles) == recipe.train.preview_videos > len(known)
+    assert {title.split(": ", 1)[1] for title in titles} == set(known)
+    assert condition.text_mask.any(dim=1).all()
+    assert not torch.equal(condition.text[0], condition.text[-1])
 
 
 def test_a_tiny_encoder_is_the_same_each_time_and_tells_texts_apart(tmp_path):

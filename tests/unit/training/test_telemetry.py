@@ -1,8 +1,13 @@
 """What is shown and recorded."""
 
 import json
+import sys
+import types
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hpdm_core.errors import HpdmError
 from hpdm_core.training import telemetry
@@ -64,7 +69,44 @@ def test_tensorboard_events_are_written_where_asked(tmp_path):
     assert telemetry.open_sinks(tmp_path, start_step=0, tensorboard=False, wandb=False) == ()
 
 
+def test_tensorboard_gets_the_previews(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    picture = np.zeros((6, 8, 3), np.uint8)
+    picture[:, :4] = 255
+    sinks = telemetry.open_sinks(tmp_path, start_step=0, tensorboard=True, wandb=False)
+    board = Telemetry(tmp_path, Said(), log_every=1, steps=9, sinks=sinks)
+    board.show(3, picture)
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload().Images("previews")
+    assert [event.step for event in events] == [3]
+    assert np.array_equal(np.asarray(Image.open(BytesIO(events[0].encoded_image_string))), picture)
+
+
+def test_wandb_gets_figures_and_previews(tmp_path, monkeypatch):
+    logged, asked = [], {}
+
+    class Run:
+        def log(self, values, *, step):
+            logged.append((step, values))
+
+        def finish(self):
+            logged.append("finished")
+
+    def init(**settings):
+        asked.update(settings)
+        return Run()
+
+    stand_in = types.SimpleNamespace(init=init, Image=lambda picture: ("picture", picture.shape))
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    (sink,) = telemetry.open_sinks(tmp_path / "mine", start_step=0, tensorboard=False, wandb=True)
+    sink.write(2, {"loss": 0.5})
+    sink.show(2, np.zeros((4, 5, 3), np.uint8))
+    sink.close()
+    assert (asked["id"], asked["resume"]) == ("mine", "allow")
+    assert logged == [(2, {"loss": 0.5}), (2, {"previews": ("picture", (4, 5, 3))}), "finished"]
+
+
 def test_wandb_that_is_absent_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(HpdmError, match=r"pip install wandb, or set train\.wandb=false"):
         telemetry.open_sinks(tmp_path, start_step=0, tensorboard=False, wandb=True)
