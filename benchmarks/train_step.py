@@ -3,7 +3,7 @@
 (a) patches with adaptive computation, patches without, and the same backbone on the full resolution
     (Table 1: the paper has 5.4x the speed and 0.22x the memory for 64x256x256 by 16x64x64 patches);
 (b) our block beside the block of the package rin-pytorch at equal widths, tokens and layers
-    (`pip install --no-deps rin-pytorch`; left out where it is absent);
+    (`pip install --no-deps -r benchmarks/requirements.txt`; left out where it is absent);
 (c) arithmetic per second, as a share of what a large matrix product reaches on the same device.
 
 The ratios are HPDM-S's at any `--scale`: widths and the sides of the patch are divided by it,

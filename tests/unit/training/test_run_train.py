@@ -294,3 +294,17 @@ def test_the_recipe_round_trip_keeps_a_run_resumable(recipe, tmp_path):
     go(recipe, tmp_path)
     again = recipe_from_yaml(recipe_to_yaml(recipe), "copy")
     assert go(again, tmp_path)["resumed_from_step"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on a CPU")
+def test_compiled_training_gives_the_same_weights(recipe, tmp_path):
+    """Dropout is off: compiled code draws other random numbers."""
+    recipe = changed(recipe, "model", dropout=0.0)
+    recipe = changed(recipe, "train", steps=3)
+    go(recipe, tmp_path / "plain")
+    go(changed(recipe, "train", compile=True), tmp_path / "compiled")
+    plain, compiled = tensors(tmp_path / "plain"), tensors(tmp_path / "compiled")
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-5)
