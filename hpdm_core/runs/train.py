@@ -274,6 +274,7 @@ class Run:
         return CheckpointStore(
             folder=self.out / "checkpoints",
             keep=self.recipe.train.keep_checkpoints,
+            every=self.recipe.train.checkpoint_every,
             recipe=text,
             metadata={
                 "recipe": text,

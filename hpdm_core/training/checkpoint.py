@@ -111,9 +111,21 @@ def clean_up(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints (at least one always stays)."""
-    for path in list_checkpoints(folder)[: -max(1, keep)]:
+def prune(folder: Path, *, keep: int, every: int) -> None:
+    """Remove all checkpoints but `keep`: the newest, and before it the newest due ones.
+
+    What an interruption saved between two due ones stays only while it is the newest, so that a
+    run ends with the same checkpoints whether it was interrupted or not.
+
+    Args:
+        folder: of the checkpoints, at least one.
+        keep: how many stay, one at least.
+        every: steps between the due ones.
+    """
+    *older, _ = list_checkpoints(folder)
+    due = [path for path in older if step_of(path) % every == 0]
+    kept = due[max(0, len(due) - keep + 1) :]
+    for path in set(older).difference(kept):
         old = path.with_name(f"{_OLD}{path.name}")
         os.replace(path, old)
         shutil.rmtree(old, ignore_errors=True)

@@ -53,6 +53,7 @@ class CheckpointStore:
     Args:
         folder: the run's checkpoints folder.
         keep: number of newest checkpoints to keep.
+        every: steps between checkpoints; those that an interruption saved between are not kept.
         recipe: resolved recipe as YAML.
         metadata: header of weights files: recipe, classes, hpdm_version.
         parallel: this process's place.
@@ -61,6 +62,7 @@ class CheckpointStore:
 
     folder: Path
     keep: int
+    every: int
     recipe: str
     metadata: dict[str, str]
     parallel: Parallel
@@ -139,7 +141,7 @@ class CheckpointStore:
             partial = checkpoint.partial_folder(self.folder, state.step)
             progress = {"skipped": state.skipped, "seconds": round(state.seconds, 3)}
             checkpoint.finish(partial, recipe=self.recipe, progress=progress, say=self.say)
-            checkpoint.prune(self.folder, keep=self.keep)
+            checkpoint.prune(self.folder, keep=self.keep, every=self.every)
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gather whole tensors on the main process, one after the other (collective)."""

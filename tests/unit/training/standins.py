@@ -159,11 +159,13 @@ def make_store(
     parallel: Parallel,
     *,
     keep: int = 2,
+    every: int = 4,
     say: Callable[[str], None] = lambda text: None,
 ) -> CheckpointStore:
     return CheckpointStore(
         folder=folder / "checkpoints",
         keep=keep,
+        every=every,
         recipe="name: tiny\n",
         metadata={"recipe": "name: tiny\n", "classes": "[]", "hpdm_version": "0"},
         parallel=parallel,
@@ -189,7 +191,7 @@ def run(
     plan = plan or make_plan()
     parallel = parallel or start_parallel("cpu", mode="ddp")
     state = make_state(parallel, dropout=dropout, optimizer=optimizer)
-    store = make_store(folder, parallel, keep=keep, say=say)
+    store = make_store(folder, parallel, keep=keep, every=plan.checkpoint_every, say=say)
     store.resume(state)
     progress = progress or NoProgress()
     train(

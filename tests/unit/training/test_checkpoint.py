@@ -41,6 +41,20 @@ def test_a_checkpoint_is_complete_and_old_ones_are_pruned(trained, tmp_path):
     assert checkpoint.damage(newest) is None
 
 
+def test_what_an_interruption_saved_goes_once_there_is_a_newer_one(tmp_path):
+    def saved(*steps: int) -> list[int]:
+        for step in steps:
+            (tmp_path / f"step-{step:08d}").mkdir()
+            checkpoint.prune(tmp_path, keep=3, every=10)
+        return [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(tmp_path)]
+
+    assert saved(10, 14) == [10, 14]
+    assert saved(17) == [10, 17]
+    assert saved(20, 30) == [10, 20, 30]
+    assert saved(33) == [20, 30, 33]
+    assert saved(35, 40) == [20, 30, 40]
+
+
 def test_what_is_read_back_is_what_was_written(trained, tmp_path):
     parallel = start_parallel("cpu", mode="ddp")
     state = make_state(parallel)
