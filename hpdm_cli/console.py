@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 the user's mistake (one message), 1 a bug (traceback), 130 interrupted.
 """
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,21 @@ from hpdm_core.errors import HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
 
 _MISTAKE, _BUG, _INTERRUPTED = 2, 1, 130
+_ROOM = "what was finished is kept: make room and run the same command again"
+_RIGHTS = "give another path, or the right to use this one"
+# What a file system refuses whatever the program does. ENOENT is not among them: a missing file
+# that no check has named is a bug.
+_REFUSALS = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.EEXIST: "a file is where a folder is needed: give another path",
+    errno.ENOTDIR: "a file is where a folder is needed: give another path",
+    errno.EISDIR: "a folder is where a file is needed: give another path",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 
 
 @dataclass(kw_only=True)
@@ -67,8 +83,13 @@ def session(*, as_json: bool) -> Iterator[Session]:
         _complain(text, rank)
         raise typer.Exit(_INTERRUPTED) from None
     except Exception as error:
-        failure = _failure(type(error).__name__, str(error), _BUG)
-        raise
+        refused = _refusal(error)
+        if refused is None:
+            failure = _failure(type(error).__name__, str(error), _BUG)
+            raise
+        failure = _failure(type(error).__name__, refused, _MISTAKE)
+        _complain(f"Error: {refused}", rank)
+        raise typer.Exit(_MISTAKE) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
         if rank == 0:
@@ -89,6 +110,17 @@ def _print_end(current: Session, failure: dict | None, *, as_json: bool) -> None
 
 def _failure(kind: str, message: str, code: int) -> dict:
     return {"error": message, "kind": kind, "exit_code": code}
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return what to say of a file system's refusal; None for all other errors."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    remedy = _REFUSALS[error.errno]
+    if error.filename is not None:
+        return f"cannot use {error.filename}; got {error.strerror!r}; {remedy}"
+    # Without a file's name it may be a socket's error; a full disk is one all the same.
+    return f"got {error.strerror!r}; {remedy}" if remedy is _ROOM else None
 
 
 def _complain(text: str, rank: int) -> None:

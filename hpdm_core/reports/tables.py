@@ -1,6 +1,7 @@
 """A table's figures in words: the grid that Markdown, LaTeX, the terminal and HTML share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from hpdm_core.reports.ablations import Column
 from hpdm_core.reports.findings import Judged, judge
@@ -40,8 +41,7 @@ def show(cell: Cell, baseline: Cell | None) -> Shown:
     """Put a cell into words."""
     ours = cell.text or NOTHING
     if cell.mean is not None:
-        spread = "" if cell.std is None else f" ± {number(cell.std)}"
-        ours = f"{number(cell.mean)}{spread}"
+        ours = number(cell.mean) if cell.std is None else _spread(cell.mean, cell.std)
     elif cell.row.reference is not None:
         ours = f"not run: {cell.row.reference}"
     return Shown(
@@ -128,7 +128,7 @@ def latex(results: Results) -> str:
 
 def provenance(results: Results) -> list[str]:
     """Return a line on each kind of machine, and one on seeds and versions."""
-    machines = sorted({line["machine"]["name"] for line in results.lines})
+    machines = sorted({_machine(line["machine"]) for line in results.lines})
     versions = sorted({line["versions"]["hpdm"] for line in results.lines})
     if not results.lines:
         return ["Nothing has been run yet."]
@@ -146,8 +146,24 @@ def number(value: float) -> str:
     if value == int(value) and abs(value) < 1e7:
         return f"{int(value):,}"
     size = abs(value)
-    digits = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
-    return f"{value:,.{digits}f}" if size >= 0.001 else f"{value:.2g}"
+    return f"{value:,.{_decimals(size)}f}" if size >= 0.001 else f"{value:.2g}"
+
+
+def _decimals(size: float) -> int:
+    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
+
+
+def _spread(mean: float, std: float) -> str:
+    """Write a mean and its deviation with the same decimals: 14.20 ± 0.35."""
+    decimals = _decimals(abs(mean))
+    return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    if machine["device"] != "cpu":
+        return machine["name"]
+    threads = machine["threads"]
+    return f"{machine['processor']}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def paper_text(value: float | str | None) -> str:

@@ -142,10 +142,7 @@ def machine(device: str) -> dict[str, Any]:
     """Say what the figures were measured on, without naming the computer."""
     found = resolve_device(device)
     processor = _processor()
-    if found.type == "cuda":
-        name = torch.cuda.get_device_name(found)
-    else:
-        name = f"{processor}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(found) if found.type == "cuda" else processor
     return {
         "name": name,
         "processor": processor,

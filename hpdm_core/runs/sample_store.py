@@ -62,7 +62,7 @@ class SampleStore:
             raise HpdmError(
                 "--format names file formats",
                 got=", ".join(unknown) or "none",
-                expected=f"of {', '.join(WRITERS)}",
+                expected=f"some of {', '.join(WRITERS)}",
             )
         for line in self.lines():
             if line["settings"] != self.settings:

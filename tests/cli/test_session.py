@@ -73,6 +73,40 @@ def test_a_mistake_with_json_is_an_object_too():
     assert "Error: no [videos] in x" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("os.mkdir('/etc/passwd')", "cannot use /etc/passwd; got 'File exists'; a file is where"),
+        ("os.mkdir('/etc/passwd/x')", "cannot use /etc/passwd/x; got 'Not a directory'; a file"),
+        ("open('/etc')", "cannot use /etc; got 'Is a directory'; a folder is where a file"),
+        ("open('x' * 999, 'w')", f"cannot use {'x' * 999}; got 'File name too long'; give a"),
+        (
+            "open('/dev/full', 'w', buffering=1).write('a\\n')",
+            "got 'No space left on device'; what",
+        ),
+        (
+            "raise PermissionError(13, 'Denied', '/root/a')",
+            "cannot use /root/a; got 'Denied'; give",
+        ),
+    ],
+)
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_what_the_file_system_refuses_is_a_mistake_not_a_bug(body, said, args):
+    done = _run(body, *args)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"Error: {said}" in done.stderr
+    if args:
+        assert json.loads(done.stdout)["error"].startswith(said)
+
+
+@pytest.mark.parametrize("body", ["open('no such file')", "raise PermissionError(13, 'socket')"])
+def test_other_errors_of_the_system_are_bugs(body):
+    done = _run(body)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
 @pytest.mark.parametrize("args", [(), ("--json",)])
 def test_a_bug_is_a_traceback_and_1(args):
     done = _run('raise KeyError("oops")', *args)

@@ -4,7 +4,11 @@ from hpdm_core.reports.ablations import Table
 from hpdm_core.reports.results import Results, collect
 
 BUNDLED = "Fréchet distance on bundled features"
-MACHINE = {"machine": {"name": "a test"}, "versions": {"hpdm": "0"}, "seconds": 1.0}
+MACHINE = {
+    "machine": {"name": "a test", "processor": "a test", "device": "cpu", "threads": 1},
+    "versions": {"hpdm": "0"},
+    "seconds": 1.0,
+}
 
 
 def line(row: str, seed: int, figures: dict, *, videos: tuple = ()) -> dict:

@@ -6,7 +6,7 @@ import pytest
 
 from hpdm_core.reports.ablations import load_table
 from hpdm_core.reports.results import append_line, collect, read_lines
-from hpdm_core.reports.tables import latex, markdown, notices, number, show
+from hpdm_core.reports.tables import latex, markdown, notices, number, provenance, show
 from tests.unit.reports.made_up import BUNDLED, line, results_of, score
 
 TABLE = load_table("table3")
@@ -31,7 +31,7 @@ def test_numbers(value, text):
 def test_means_deviations_and_changes_against_the_baseline():
     results = results_of(TABLE, COLUMNS)
     shown = cell(results, "shallow")
-    assert shown.ours == "23 ± 1.414"
+    assert shown.ours == "23.00 ± 1.41"
     assert shown.difference == "2.09x, paper +23.5%"  # 23 / 11; 467.0 / 378.2
     assert cell(results, "default").difference == ""
     assert cell(results, "detach").ours == "–"
@@ -123,3 +123,22 @@ def test_markdown_has_as_many_cells_in_every_row():
 def test_results_survive_json():
     entry = line("default", 0, {"level2": score(1.5)})
     assert json.loads(json.dumps(entry)) == entry
+
+
+@pytest.mark.parametrize(
+    ("machine", "named"),
+    [
+        ({"device": "cpu", "threads": 1}, "on a CPU, 1 thread."),
+        ({"device": "cpu", "threads": 2}, "on a CPU, 2 threads."),
+        ({"device": "cuda:0", "threads": 2}, "on a GPU."),
+    ],
+)
+def test_provenance_names_the_machine(machine, named):
+    lines = [line("shallow", seed, {}) for seed in (0, 1)]
+    for made in lines:
+        made["machine"] = {"name": "a GPU", "processor": "a CPU"} | machine
+    results = collect(TABLE, lines, name="t", scale="tiny", keys={made["key"] for made in lines})
+    (said,) = provenance(results)
+    assert named in said
+    assert "`hpdm ablate t --scale tiny`" in said
+    assert "2 rows, seeds 0, 1" in said
