@@ -83,14 +83,11 @@ def _print_table(result: dict) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     grid = Table(title=escape(f"{result['title']} ({result['scale']})"), title_justify="left")
     grid.add_column("setup")
-    columns = list(dict.fromkeys(cell["column"] for cell in result["cells"]))
-    for key in columns:
-        cells = [cell for cell in result["cells"] if cell["column"] == key]
-        head = f"{cells[0]['heading']}\nours: {cells[0]['ours_heading']}"
-        grid.add_column(escape(head), justify="right")
-    for row in dict.fromkeys(cell["row"] for cell in result["cells"]):
-        own = [cell for cell in result["cells"] if cell["row"] == row]
-        grid.add_row(escape(own[0]["setup"]), *(escape(_in_lines(cell)) for cell in own))
+    across, down = ("row", "column") if result["turned"] else ("column", "row")
+    for cells in _by(result["cells"], across):
+        grid.add_column(escape(_title(cells[0], across)), justify="right")
+    for cells in _by(result["cells"], down):
+        grid.add_row(escape(_title(cells[0], down)), *(escape(_in_lines(cell)) for cell in cells))
     console.print(grid)
     for notice in result["notices"]:
         console.print(escape(notice))
@@ -100,7 +97,24 @@ def _print_table(result: dict) -> None:
     console.print(escape(f"report: {result['files']['report']}"))
 
 
+def _by(cells: list[dict], place: str) -> list[list[dict]]:
+    """Return the cells of each row or of each column, in order."""
+    keys = dict.fromkeys(cell[place] for cell in cells)
+    return [[cell for cell in cells if cell[place] == key] for key in keys]
+
+
+def _title(cell: dict, place: str) -> str:
+    """Return the name of the cell's row or column."""
+    if place == "row":
+        return cell["setup"]
+    if cell["ours_heading"] == cell["heading"]:
+        return cell["heading"]
+    return f"{cell['heading']}\nours: {cell['ours_heading']}"
+
+
 def _in_lines(cell: dict) -> str:
     shown = cell["shown"]
+    if shown["ours"] == shown["paper"]:
+        return f"both {shown['ours']}"
     lines = [f"paper {shown['paper']}", f"ours {shown['ours']}", shown["diff"]]
     return "\n".join(line for line in lines if line)

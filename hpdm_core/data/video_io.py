@@ -26,6 +26,9 @@ from hpdm_core.errors import DataError
 
 av.logging.set_level(av.logging.PANIC)
 
+# Headers may hold text that is not UTF-8, and it matters to nobody. PyAV 19 keeps its bytes, and
+# knows the option no more that earlier versions need.
+_ANY_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 GOP = 12
 CRF = 18
 
@@ -59,8 +62,7 @@ class SequentialVideo:
         if path.stat().st_size == 0:
             raise UnusableVideo(path, "empty", "the file is empty")
         try:
-            # Some headers hold text that is not UTF-8; it matters to nobody.
-            self._container = av.open(str(path), metadata_errors="ignore")
+            self._container = av.open(str(path), **_ANY_TEXT)
         except (av.error.FFmpegError, ValueError) as error:
             raise UnusableVideo(path, "not a video", _not_a_video(path)) from error
         if not self._container.streams.video:

@@ -89,6 +89,8 @@ def _against(finding: Finding, column: Column, cell: Cell, other: Cell) -> tuple
 
 def _paper(finding: Finding, column: Column, cell: Cell, other: Cell) -> str:
     own, its = cell.paper, other.paper
+    if own is None and its is None:
+        return "curves, no figures"
     if not isinstance(own, int | float) or not isinstance(its, int | float):
         return f"{_word(own)} against {_word(its)}"
     gain = 100 * (own - its) / its * (1 if column.better == "higher" else -1)

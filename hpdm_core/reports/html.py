@@ -13,7 +13,7 @@ from pathlib import Path
 from hpdm_core.reports.findings import judge
 from hpdm_core.reports.plots import plots
 from hpdm_core.reports.results import Results
-from hpdm_core.reports.tables import heading, notices, provenance, show
+from hpdm_core.reports.tables import grid, notices, provenance
 
 CSS = """
 :root{--ink:#1b1f24;--dim:#667085;--line:#d8dde3;--paper:#9aa4b2;--ours:#2f6fb0;--bg:#fff;
@@ -117,20 +117,18 @@ def report(results: Results, clips: Sequence[Clip], *, plan: dict) -> str:
 
 
 def _table(results: Results) -> str:
-    table = results.table
+    laid = grid(results)
     heads = ["<tr><th rowspan=2>setup</th>"]
     second = ["<tr>"]
-    for column in table.columns:
-        theirs, ours = heading(results, column)
+    for theirs, ours in laid.heads:
         heads.append(f"<th colspan=2>{escape(theirs)}</th>")
         name = "here" if ours == theirs else f"here: {ours}"
         second.append(f'<th>paper</th><th class="ours">{escape(name)}</th>')
     rows = []
-    for row in table.rows:
-        kind = ' class="base"' if row.key == table.baseline else ""
-        cells = [f"<tr{kind}><td>{escape(row.title)}</td>"]
-        for column in table.columns:
-            shown = show(results.cells[row.key, column.key], results.baseline(column))
+    for title, base, shown_cells in laid.lines:
+        kind = ' class="base"' if base else ""
+        cells = [f"<tr{kind}><td>{escape(title)}</td>"]
+        for shown in shown_cells:
             good = ' class="good"' if shown.good else ""
             small = f"<small>{escape(shown.difference)}</small>" if shown.difference else ""
             cells.append(

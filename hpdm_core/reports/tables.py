@@ -8,6 +8,8 @@ from hpdm_core.reports.findings import Judged, judge
 from hpdm_core.reports.results import Cell, Results
 
 NOTHING = "–"
+# Of one page: more columns go down.
+MOST_COLUMNS = 8
 NOT_COMPARABLE = (
     "Run at {scale} scale: small models on small data. Scores below come from another detector "
     "than the paper's or from other data, are not FVD or IS, and must not be set beside the "
@@ -52,6 +54,50 @@ def show(cell: Cell, baseline: Cell | None) -> Shown:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What stands where: a pair of cells, paper and ours, for every line and head.
+
+    Args:
+        heads: over each pair, what the paper calls it and what ours is.
+        lines: title, whether the others are held against it, and its cells.
+    """
+
+    heads: list[tuple[str, str]]
+    lines: list[tuple[str, bool, list[Shown]]]
+
+
+def grid(results: Results) -> Grid:
+    """Lay the table out: a line for each row; with many columns, a line for each of them."""
+    table = results.table
+    rows = [(row.title, row.key == table.baseline) for row in table.rows]
+    heads = [heading(results, column) for column in table.columns]
+    cells = [
+        [show(results.cells[row.key, column.key], results.baseline(column)) for row in table.rows]
+        for column in table.columns
+    ]
+    if turned(results):
+        lines = [(*head, own) for head, own in zip(heads, cells, strict=True)]
+        return Grid(
+            heads=[(title, title) for title, _ in rows],
+            lines=[(_both(theirs, ours), False, own) for theirs, ours, own in lines],
+        )
+    by_row = [[own[index] for own in cells] for index in range(len(rows))]
+    return Grid(
+        heads=heads,
+        lines=[(title, base, own) for (title, base), own in zip(rows, by_row, strict=True)],
+    )
+
+
+def turned(results: Results) -> bool:
+    """Say whether columns go down and rows across, since so many columns fit no page."""
+    return len(results.table.columns) > MOST_COLUMNS
+
+
+def _both(theirs: str, ours: str) -> str:
+    return theirs if ours == theirs else f"{theirs}; ours: {ours}"
+
+
 def heading(results: Results, column: Column) -> tuple[str, str]:
     """Return what the paper calls a column, and what ours are."""
     unit = f" ({column.unit})" if column.unit else ""
@@ -83,21 +129,17 @@ def baseline_title(results: Results) -> str:
 
 def markdown(results: Results) -> str:
     """Write the table as Markdown: paper and ours side by side for every column."""
-    table = results.table
+    table, laid = results.table, grid(results)
     heads = ["setup"]
-    for column in table.columns:
-        theirs, ours = heading(results, column)
-        heads += [f"{theirs}: paper", f"ours: {ours}"]
+    for theirs, ours in laid.heads:
+        heads += [f"{theirs}: paper", "ours" if ours == theirs else f"ours: {ours}"]
     lines = [f"# {table.title}", "", table.about, ""]
     lines += [f"Scale: **{results.scale}**, {table.scales[results.scale].about}.", ""]
     lines += [f"> {text}\n" for text in notices(results)]
     lines += [_md_row(heads), _md_row(["---"] * len(heads))]
-    for row in table.rows:
-        cells = [row.title]
-        for column in table.columns:
-            shown = show(results.cells[row.key, column.key], results.baseline(column))
-            cells += [shown.paper, _with_difference(shown)]
-        lines.append(_md_row(cells))
+    for title, _, cells in laid.lines:
+        pairs = [text for shown in cells for text in (shown.paper, _with_difference(shown))]
+        lines.append(_md_row([title, *pairs]))
     lines += ["", *_md_findings(judge(results))]
     lines += [f"- {note}" for note in table.notes]
     return "\n".join([*lines, "", *provenance(results)]) + "\n"
@@ -105,22 +147,16 @@ def markdown(results: Results) -> str:
 
 def latex(results: Results) -> str:
     """Write the table as a LaTeX `tabular` (package booktabs): paper and ours side by side."""
-    table = results.table
-    first = " & ".join(
-        rf"\multicolumn{{2}}{{c}}{{{_tex(heading(results, column)[0])}}}"
-        for column in table.columns
-    )
-    second = " & ".join("paper & ours" for _ in table.columns)
+    laid = grid(results)
+    first = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_tex(theirs)}}}" for theirs, _ in laid.heads)
+    second = " & ".join("paper & ours" for _ in laid.heads)
     body = []
-    for row in table.rows:
-        cells = [_tex(row.title)]
-        for column in table.columns:
-            shown = show(results.cells[row.key, column.key], results.baseline(column))
-            cells += [_tex(shown.paper), _tex(shown.ours)]
-        body.append(" & ".join(cells) + r" \\")
-    about = [f"% {line}" for line in (table.title, *notices(results), *provenance(results))]
+    for title, _, cells in laid.lines:
+        pairs = [_tex(text) for shown in cells for text in (shown.paper, shown.ours)]
+        body.append(" & ".join([_tex(title), *pairs]) + r" \\")
+    about = [f"% {line}" for line in (results.table.title, *notices(results), *provenance(results))]
     return "\n".join(
-        [*about, rf"\begin{{tabular}}{{l{'rr' * len(table.columns)}}}", r"\toprule",
+        [*about, rf"\begin{{tabular}}{{l{'rr' * len(laid.heads)}}}", r"\toprule",
          rf"& {first} \\", rf"setup & {second} \\", r"\midrule", *body, r"\bottomrule",
          r"\end{tabular}"]
     ) + "\n"  # fmt: skip

@@ -164,7 +164,12 @@ def _summary(results: Results) -> dict[str, Any]:
         }
         for item in judge(results)
     ]
-    return {"notices": tables.notices(results), "cells": cells, "findings": findings}
+    return {
+        "notices": tables.notices(results),
+        "turned": tables.turned(results),
+        "cells": cells,
+        "findings": findings,
+    }
 
 
 def _planned(units: Sequence[Unit], done: set[str]) -> list[dict[str, Any]]:

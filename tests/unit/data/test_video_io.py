@@ -106,6 +106,23 @@ def test_sequential_decoding_reports_rate_and_count(mp4):
         assert len(video.packet_times()) == 40
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_headers_whose_text_is_not_utf8_do_no_harm(tmp_path, suffix):
+    path = tmp_path / f"titled.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "QQQQQQQQ"
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    data = path.read_bytes()
+    assert data.count(b"QQQQQQQQ") == 1
+    path.write_bytes(data.replace(b"QQQQQQQQ", b"\xff\xfe\x80\xc3QQQQ"))
+    with SequentialVideo(path) as video:
+        assert len(list(video.frames())) == 1
+
+
 def test_animations_keep_frames_and_speed(tmp_path):
     video = smooth_video(1, frames=8)
     write_gif(tmp_path / "v.gif", video, 12.5)

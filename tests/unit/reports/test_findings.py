@@ -83,3 +83,5 @@ def test_the_papers_side_is_told():
     judged = judge(results_of(TABLE, {}))
     assert judged[0].paper == "378.2 against 467, 19.0% better"
     assert judged[2].paper == "378.2 against 373.9, 1.2% worse"
+    columns = {"n1": {"end": [1.0, 2.0], "half": [2.0, 3.0]}}
+    assert judge(results_of(load_table("fig8"), columns))[0].paper == "curves, no figures"

@@ -142,3 +142,23 @@ def test_provenance_names_the_machine(machine, named):
     assert named in said
     assert "`hpdm ablate t --scale tiny`" in said
     assert "2 rows, seeds 0, 1" in said
+
+
+def test_many_columns_go_down_and_rows_across():
+    table = load_table("table8")
+    results = results_of(table, {"parameters": {"hpdm_m": [320e6], "hpdm_s": [178e6]}})
+    text = markdown(results).splitlines()
+    head = next(row for row in text if row.startswith("| setup"))
+    titles = [cell.removesuffix(": paper") for cell in head.strip("| ").split(" | ")[1::2]]
+    assert titles == [row.title for row in table.rows]
+    line_ = next(row for row in text if row.startswith("| parameters"))
+    cells = line_.strip("| ").split(" | ")
+    place = titles.index("HPDM-M")
+    assert cells[1 + 2 * place] == "321"
+    assert cells[2 + 2 * place].startswith("320")
+    assert rf"{{l{'rr' * len(table.rows)}}}" in latex(results)
+
+
+def test_few_columns_stay_across():
+    text = markdown(results_of(TABLE, COLUMNS)).splitlines()
+    assert [row for row in text if row.startswith("| Shallow fusion")]
