@@ -1,0 +1,29 @@
+"""The results under docs/results are those of the tables as they stand, written by the command."""
+
+from pathlib import Path
+
+import pytest
+
+from hpdm_core.reports import tables
+from hpdm_core.reports.ablations import choose_rows, load_table
+from hpdm_core.reports.results import collect, read_lines
+from hpdm_core.runs.ablate_units import make_units
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "table4", "table8", "fig8"])
+def test_committed_results_are_current_and_whole(name):
+    """Where this fails, run `hpdm ablate NAME --scale tiny --out docs/results` again."""
+    folder = RESULTS / f"{name}-tiny"
+    table = load_table(name)
+    settings = table.scales["tiny"]
+    units = make_units(table, settings, choose_rows(table, settings, []), seed=0)
+    lines = read_lines(folder / "rows.jsonl")
+    assert {line["key"] for line in lines} == {unit.key for unit in units}
+    assert len(lines) == len(units)
+    assert all(line["machine"]["processor"] for line in lines)
+    results = collect(table, lines, name=name, scale="tiny", keys={unit.key for unit in units})
+    assert (folder / "table.md").read_text() == tables.markdown(results)
+    assert (folder / "table.tex").read_text() == tables.latex(results)
+    assert table.title in (folder / "report.html").read_text()
