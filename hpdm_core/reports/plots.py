@@ -11,7 +11,7 @@ from hpdm_core.reports.ablations import Column
 from hpdm_core.reports.results import Cell, Results
 from hpdm_core.reports.tables import heading, number, paper_text
 
-ROW, TOP, LABEL, PANEL, GAP = 26, 30, 172, 190, 26
+ROW, TOP, LABEL, PANEL, GAP = 26, 30, 236, 162, 18
 LINES_WIDTH, LINES_HEIGHT, MARGIN = 560, 300, 54
 NUM_LINE_COLOURS = 6
 
@@ -84,7 +84,8 @@ def _lines(results: Results) -> str:
         for row in rows
     ]
     points = [point for _, line in series for point in line]
-    ours = heading(results, results.table.columns[0])[1]
+    # The measure alone: each column has its own number of videos, which the axis shows.
+    names = sorted({cell.name for cell in results.cells.values() if cell.name})
     if not points:
         return _figure(results.table.title, "nothing measured yet", 300, 30, [])
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
@@ -107,7 +108,7 @@ def _lines(results: Results) -> str:
     parts.append(_text((MARGIN + right) / 2, bottom + 31, "fakes", "tick middle"))
     for index, (title, line) in enumerate(series):
         parts.append(_line(title, line, place, colour=index % NUM_LINE_COLOURS))
-    return _figure(ours, "lower is better", LINES_WIDTH, LINES_HEIGHT, parts)
+    return _figure("; ".join(names), "lower is better", LINES_WIDTH, LINES_HEIGHT, parts)
 
 
 def _line(title: str, line: Sequence[tuple[int, float, float]], place, *, colour: int) -> str:
@@ -147,5 +148,5 @@ def _arrow(column: Column) -> str:
     return "" if column.better == "neither" else f"{column.better} is better"
 
 
-def _cut(text: str, longest: int = 27) -> str:
+def _cut(text: str, longest: int = 35) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
