@@ -175,15 +175,8 @@ def clip_gradients(params: list[nn.Parameter], max_norm: float) -> Tensor:
 
 def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
     """Share the weights out over all processes, block by block (FSDP2)."""
-    try:
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-    except ImportError:
-        raise DeviceError(
-            "train.parallel=fsdp needs torch's fully_shard",
-            got=f"torch {torch.__version__}",
-            expected="torch 2.6 or newer",
-            remedy="upgrade torch, or set train.parallel=ddp",
-        ) from None
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
