@@ -70,23 +70,22 @@ class Grid:
 def grid(results: Results) -> Grid:
     """Lay the table out: a line for each row; with many columns, a line for each of them."""
     table = results.table
-    rows = [(row.title, row.key == table.baseline) for row in table.rows]
     heads = [heading(results, column) for column in table.columns]
-    cells = [
-        [show(results.cells[row.key, column.key], results.baseline(column)) for row in table.rows]
-        for column in table.columns
+    by_row = [
+        [
+            show(results.cells[row.key, column.key], results.baseline(column))
+            for column in table.columns
+        ]
+        for row in table.rows
     ]
     if turned(results):
-        lines = [(*head, own) for head, own in zip(heads, cells, strict=True)]
+        by_column = [list(cells) for cells in zip(*by_row, strict=True)]
         return Grid(
-            heads=[(title, title) for title, _ in rows],
-            lines=[(_both(theirs, ours), False, own) for theirs, ours, own in lines],
+            heads=[(row.title, row.title) for row in table.rows],
+            lines=[(_both(*head), False, own) for head, own in zip(heads, by_column, strict=True)],
         )
-    by_row = [[own[index] for own in cells] for index in range(len(rows))]
-    return Grid(
-        heads=heads,
-        lines=[(title, base, own) for (title, base), own in zip(rows, by_row, strict=True)],
-    )
+    rows = zip(table.rows, by_row, strict=True)
+    return Grid(heads=heads, lines=[(r.title, r.key == table.baseline, own) for r, own in rows])
 
 
 def turned(results: Results) -> bool:

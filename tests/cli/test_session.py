@@ -82,8 +82,8 @@ def test_a_mistake_with_json_is_an_object_too():
         ("open('x' * 999, 'w')", f"cannot use {'x' * 999}; got 'File name too long'; give a"),
         ("raise OSError(28, 'Full')", "got 'Full'; what was finished is kept: make room"),
         (
-            "raise PermissionError(13, 'Denied', '/root/a')",
-            "cannot use /root/a; got 'Denied'; give",
+            "raise PermissionError(13, 'Denied', '/srv/a')",
+            "cannot use /srv/a; got 'Denied'; give",
         ),
     ],
 )
