@@ -122,7 +122,6 @@ def _maker(recipe: Recipe, dataset: VideoDataset, clips: int) -> BatchMaker:
         seed=0,
         split="all",
         short_clips="loop",
-        temporal_downsampling=recipe.pyramid.temporal_downsampling,
     )
     return loader.maker
 

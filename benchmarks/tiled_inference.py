@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpdm_core.build import build_network, build_sampling
+from hpdm_core.build import build_denoiser, build_network, build_sampling
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.pyramid import Pyramid
@@ -148,7 +148,6 @@ class WatchedDenoiser:
         products: Callable[[int], Sequence[BareProducts]] | None = None,
     ) -> None:
         self.denoiser, self.products = denoiser, products
-        self.sigma_in = denoiser.sigma_in
         self.seconds: dict[str, float] = defaultdict(float)
 
     def denoise(
@@ -217,7 +216,7 @@ class Run:
 
 def run(network: HPDM, recipe: Recipe, *, budget: int, tile_batch: int, samples: int) -> Run:
     """Generate videos and take the time; without a budget there is no cache."""
-    denoiser = WatchedDenoiser(LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in))
+    denoiser = WatchedDenoiser(build_denoiser(recipe, network))
     with watched_blocks(network) as blocks:
         clock, seconds = time.perf_counter(), time.process_time()
         videos = generate(
@@ -284,7 +283,7 @@ def overhead(network: HPDM, recipe: Recipe, *, tile_batch: int) -> dict[str, flo
             ]
         return made[tiles]
 
-    denoiser = WatchedDenoiser(LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in))
+    denoiser = WatchedDenoiser(build_denoiser(recipe, network))
     whole = last_level(denoiser, pyramid, tile_batch=tile_batch)
     x = torch.randn(1, 3, *pyramid.resolution)
     whole(x, 1.0)  # fills the cache

@@ -82,6 +82,8 @@ def training_figures(setting: Setting, rate: float) -> dict:
         "pyramid.levels": [levels[-1]],
         "model.levels_per_block": [1] * 6,
         "sampling.steps": [1],
+        "sampling.solver": "euler",
+        "sampling.churn": 0,
         "diffusion.noise_mean": [0],
         **one,
     }

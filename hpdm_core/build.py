@@ -4,7 +4,11 @@ import math
 
 import torch
 
+from hpdm_core.diffusion.denoiser import LevelDenoiser
+from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
+from hpdm_core.diffusion.preconditioning import Preconditioning
+from hpdm_core.diffusion.samplers import Solver
 from hpdm_core.errors import RecipeError
 from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.generate import SamplingSettings
@@ -65,31 +69,53 @@ def build_network(recipe: Recipe) -> HPDM:
 def build_diffusion(recipe: Recipe) -> PatchDiffusion:
     """Build the training loss of a recipe."""
     diffusion = recipe.diffusion
+    noise_mean = zip(diffusion.noise_mean, diffusion.sigma_in, strict=True)
     return PatchDiffusion(
         pyramid=recipe.pyramid.build(),
-        sigma_in=diffusion.sigma_in,
-        noise_mean=diffusion.noise_mean,
+        preconditioning=build_preconditioning(recipe),
+        noise_mean=tuple(mean + math.log(sigma_in) for mean, sigma_in in noise_mean),
         noise_std=diffusion.noise_std,
         level_weights=diffusion.level_weights,
         condition_dropout=diffusion.condition_dropout,
         clean_context=diffusion.clean_context,
-        context_sigma=recipe.sampling.context_sigma,
+        context_sigma=diffusion.context_sigma,
         self_conditioning=recipe.model.self_conditioning,
     )
 
 
+def build_preconditioning(recipe: Recipe) -> tuple[Preconditioning, ...]:
+    """Build what the network predicts on each level of a recipe."""
+    diffusion = recipe.diffusion
+    return tuple(
+        Preconditioning(
+            parametrisation=diffusion.parametrisation,
+            sigma_data=diffusion.sigma_data,
+            sigma_in=sigma_in,
+            x_weight_cap=diffusion.x_weight_cap,
+        )
+        for sigma_in in diffusion.sigma_in
+    )
+
+
+def build_denoiser(recipe: Recipe, network: HPDM) -> LevelDenoiser:
+    """Build the denoiser of a recipe around a network of it."""
+    return LevelDenoiser(network=network, preconditioning=build_preconditioning(recipe))
+
+
 def build_sampling(recipe: Recipe) -> SamplingSettings:
     """Build the sampling settings of a recipe."""
-    sampling = recipe.sampling
+    sampling, levels = recipe.sampling, len(recipe.pyramid.levels)
+    names = ("steps", "sigma_min", "sigma_max", "churn", "s_min", "s_max", "s_noise")
+    columns = [sampling.by_level(name, levels) for name in ("solver", *names)]
     return SamplingSettings(
-        steps=sampling.steps,
+        solvers=tuple(
+            Solver(name=solver, rho=sampling.rho, **dict(zip(names, values, strict=True)))
+            for solver, *values in zip(*columns, strict=True)
+        ),
         overlap=parse_overlap(sampling.overlap),
-        guidance=sampling.guidance,
-        sigma_min=sampling.sigma_min,
-        sigma_max=sampling.sigma_max,
-        rho=sampling.rho,
-        churn=sampling.churn,
-        context_sigma=sampling.context_sigma,
+        guidance=Guidance(scale=sampling.guidance, interval=sampling.guidance_interval),
+        clip_denoised=sampling.clip_denoised,
+        context_sigma=recipe.diffusion.context_sigma,
         self_conditioning=recipe.model.self_conditioning > 0,
     )
 

@@ -6,7 +6,6 @@ Axis legend: `l` level, `n` decoded frames, `c` colours, `t h w` frames, rows, c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from einops import rearrange
@@ -16,8 +15,6 @@ from hpdm_core.data.order import Draw
 from hpdm_core.data.resample import Crop, Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader
 from hpdm_core.geometry.pyramid import Pyramid
-
-TemporalDownsampling = Literal["stride", "average"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,6 @@ class ClipReader:
         folder: the data set's folder.
         entries: its videos.
         pyramid: the levels' resolutions.
-        temporal_downsampling: which frames a coarser level needs.
         memory_cache_bytes: budget for videos kept in memory, resized to the clip's resolution.
     """
 
@@ -58,13 +54,11 @@ class ClipReader:
         entries: Sequence[VideoEntry],
         *,
         pyramid: Pyramid,
-        temporal_downsampling: TemporalDownsampling,
         memory_cache_bytes: int,
     ) -> None:
         self._folder = folder
         self._entries = entries
         self._pyramid = pyramid
-        self._temporal = temporal_downsampling
         self._num_kept = _num_that_fit(entries, pyramid, memory_cache_bytes)
         self._kept: dict[int, np.ndarray] = {}
 
@@ -98,7 +92,7 @@ class ClipReader:
         stride = self._pyramid.stride(level)[0]
         start = draw.offsets[level, 0]
         frames = (start + np.arange(self._pyramid.patch[0]))[:, None] * stride
-        return frames + np.arange(stride if self._temporal == "average" else 1)
+        return frames + np.arange(stride if self._pyramid.temporal_downsampling == "average" else 1)
 
     def _kept_video(self, index: int) -> np.ndarray:
         video = self._kept.get(index)

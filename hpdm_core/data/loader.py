@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from hpdm_core.data.batch_maker import BatchMaker, MadeBatch, StepTask
-from hpdm_core.data.clips import ClipReader, TemporalDownsampling
+from hpdm_core.data.clips import ClipReader
 from hpdm_core.data.dataset import VideoDataset, VideoEntry
 from hpdm_core.data.order import ClipRules, ShortClips
 from hpdm_core.data.pool import NO_MARK, WorkerLost, WorkerPool
@@ -44,8 +44,7 @@ class PatchLoader:
         frame_stride: take every n-th frame of the source.
         short_clips: leave out videos of too few frames, loop them, or hold their last frame.
         flip: mirror half of the clips left to right.
-        image_share: share of samples that are a still, repeated in time.
-        temporal_downsampling: coarser levels take every k-th frame, or the mean of k.
+        image_fraction: fraction of samples that are a still, repeated in time.
         conditioning: what `PatchBatch.condition` holds.
         workers: decoding processes; 0 decodes in this one.
         memory_cache_bytes: videos to keep decoded in the memory of each process.
@@ -73,8 +72,7 @@ class PatchLoader:
         frame_stride: int = 1,
         short_clips: ShortClips = "drop",
         flip: bool = False,
-        image_share: float = 0.0,
-        temporal_downsampling: TemporalDownsampling = "stride",
+        image_fraction: float = 0.0,
         conditioning: Conditioning = "none",
         workers: int = 0,
         memory_cache_bytes: int = 0,
@@ -93,7 +91,7 @@ class PatchLoader:
             frame_stride=frame_stride,
             short_clips=short_clips,
             flip=flip,
-            image_share=image_share,
+            image_fraction=image_fraction,
         )
         self.usable, entries = _usable_entries(dataset, split, rules)
         text = _check_conditioning(dataset, conditioning, split)
@@ -102,7 +100,6 @@ class PatchLoader:
             dataset.folder,
             entries,
             pyramid=pyramid,
-            temporal_downsampling=temporal_downsampling,
             memory_cache_bytes=memory_cache_bytes,
         )
         self.maker = BatchMaker(

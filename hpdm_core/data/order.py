@@ -28,14 +28,14 @@ class ClipRules:
         frame_stride: take every n-th frame of the source.
         short_clips: what to do with videos of too few frames.
         flip: mirror half of the clips left to right.
-        image_share: share of samples that are one frame, repeated.
+        image_fraction: share of samples that are one frame, repeated.
     """
 
     pyramid: Pyramid
     frame_stride: int
     short_clips: ShortClips
     flip: bool
-    image_share: float
+    image_fraction: float
 
     @property
     def span(self) -> int:
@@ -85,7 +85,7 @@ def choose_video(
 def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> Draw:
     """Draw the clip's frames and the patches' places."""
     frames = _draw_frames(rng, rules, entry.num_frames)
-    if rng.random() < rules.image_share or entry.is_image:
+    if rng.random() < rules.image_fraction or entry.is_image:
         frames = np.full_like(frames, frames[rng.integers(len(frames))])
     mirrored = rules.flip and rng.random() < 0.5
     return Draw(frames=frames, mirrored=mirrored, offsets=sample_offsets(rules.pyramid, rng))

@@ -1,4 +1,4 @@
-"""A network as a denoiser of one level's patches, in the scaled space that the solvers work in.
+"""A network as a denoiser of one level's patches.
 
 Axis legend: `b` patches, `c` channels, `t h w` video, `n` latents, `d` width.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpdm_core.diffusion.preconditioning import coefficients, noise_label
+from hpdm_core.diffusion.preconditioning import Preconditioning
 from hpdm_core.geometry.boxes import Box
 from hpdm_core.records import Condition, LevelNetwork, LevelOutput
 
@@ -20,11 +20,11 @@ class LevelDenoiser:
 
     Args:
         network: runs one level at a time.
-        sigma_in: per level, the input scale.
+        preconditioning: per level, what the network predicts.
     """
 
     network: LevelNetwork
-    sigma_in: tuple[float, ...]
+    preconditioning: tuple[Preconditioning, ...]
 
     def denoise(
         self,
@@ -36,28 +36,27 @@ class LevelDenoiser:
         context: tuple[Tensor, ...],
         latents: Tensor | None,
     ) -> LevelOutput:
-        """Return the estimate of the clean scaled patches x / sigma_in, in `output`.
+        """Return the estimate of the clean patches, in `output`.
 
         Args:
-            noisy: (b, c, t, h, w) x / sigma_in + sigma eps.
+            noisy: (b, c, t, h, w) x + sigma eps.
             sigma: noise level of all patches.
             level: level of all patches.
             condition: (b,) rows.
             context: the network's context for these patches.
             latents: (b, n, d) final latents of the step before, or None.
         """
-        sigma_in = self.sigma_in[level]
         sigmas = torch.full((len(noisy),), sigma, device=noisy.device)
-        scales = coefficients(sigmas, sigma_in)
+        scales = self.preconditioning[level](sigmas)
         result = self.network.run_level(
             scales.c_in * noisy,
-            noise_label(sigmas),
+            scales.c_noise,
             level=level,
             condition=condition,
             context=context,
             latents=latents,
         )
-        denoised = (scales.c_skip * noisy + scales.c_out * result.output.float()) / sigma_in
+        denoised = scales.denoised(noisy, result.output.float())
         return LevelOutput(output=denoised, latents=result.latents, features=result.features)
 
     def context(

@@ -1,31 +1,43 @@
-"""Classifier-free guidance: each sample runs with and without its condition (Ho and Salimans 2022).
+"""Classifier-free guidance around a denoiser (Ho and Salimans 2022; Kynkäänniemi et al. 2024).
 
 Axis legend: `b` batch; `...` the axes of a video.
 """
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from hpdm_core.records import Condition
+from hpdm_core.diffusion.samplers import Denoise
 
 
-def with_and_without(condition: Condition, batch: int, *, device: torch.device) -> Condition:
-    """Return (2 b,) rows: the (b,) rows of the condition, then 'none' as often.
-
-    Args:
-        condition: (b,) rows.
-        batch: b.
-        device: where the condition is.
-    """
-    rows = torch.arange(2 * batch, device=device)
-    return condition.select(rows % batch).drop(rows >= batch)
-
-
-def guided(estimates: Tensor, guidance: float) -> Tensor:
-    """Return D_none + guidance (D_condition - D_none); 0 is unconditional, 1 conditional.
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How strongly a condition is followed, and at which noise levels.
 
     Args:
-        estimates: (2 b, ...) in the order of `with_and_without`.
+        scale: 0 is unconditional, 1 conditional, more exaggerates the condition.
+        interval: smallest and largest noise level with guidance; None: all. Outside it the
+            conditional estimate stands alone (Kynkäänniemi et al. 2024).
     """
-    conditional, unconditional = estimates.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+
+    def active(self, sigma: float) -> bool:
+        """Say whether an estimate at noise level `sigma` needs the unconditional one too."""
+        if self.scale == 1.0:
+            return False
+        return self.interval is None or self.interval[0] <= sigma <= self.interval[1]
+
+
+def guided(conditional: Denoise, unconditional: Denoise, guidance: Guidance) -> Denoise:
+    """Return the denoiser D_none + scale (D_condition - D_none), where guidance is active."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        estimate = conditional(x, sigma)
+        if not guidance.active(sigma):
+            return estimate
+        without = unconditional(x, sigma)
+        return without + guidance.scale * (estimate - without)
+
+    return denoise

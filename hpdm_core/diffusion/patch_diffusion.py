@@ -11,12 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpdm_core.diffusion.preconditioning import (
-    add_noise,
-    coefficients,
-    network_target,
-    noise_label,
-)
+from hpdm_core.diffusion.preconditioning import Preconditioning, add_noise
 from hpdm_core.geometry.boxes import pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import Network, PatchBatch
@@ -61,19 +56,19 @@ class PatchDiffusion:
 
     Args:
         pyramid: the levels.
-        sigma_in: per level, what the video is divided by before noise is added.
-        noise_mean: per level, mean of ln sigma.
+        preconditioning: per level, what the network predicts and how errors are weighed.
+        noise_mean: per level, mean of ln sigma, in the video's own units.
         noise_std: per level, standard deviation of ln sigma.
         level_weights: per level, weight of its error.
-        condition_dropout: share of samples trained without condition.
-        clean_context: share of samples in which the levels below one drawn at random are at
+        condition_dropout: fraction of samples trained without condition.
+        clean_context: fraction of samples in which the levels below one drawn at random are at
             `context_sigma`, as at sampling; the errors of these do not count.
         context_sigma: noise level of finished lower levels.
-        self_conditioning: share of samples whose latents start from an earlier pass.
+        self_conditioning: fraction of samples whose latents start from an earlier pass.
     """
 
     pyramid: Pyramid
-    sigma_in: tuple[float, ...]
+    preconditioning: tuple[Preconditioning, ...]
     noise_mean: tuple[float, ...]
     noise_std: tuple[float, ...]
     level_weights: tuple[float, ...]
@@ -93,31 +88,32 @@ class PatchDiffusion:
         """
         draws = self.draw(batch, seed=seed, step=step)
         levels = len(batch.patches)
-        inputs, targets, weights = [], [], []
-        for level in range(levels):
-            sigma, sigma_in = draws.sigma[:, level], self.sigma_in[level]
-            scales = coefficients(sigma, sigma_in)
-            noisy = add_noise(batch.patches[level], draws.noise[level], sigma, sigma_in)
-            inputs.append(scales.c_in * noisy)
-            targets.append(network_target(batch.patches[level], draws.noise[level], sigma))
-            weights.append(scales.loss_weight.flatten() * draws.counts[:, level])
+        scalings = [self.preconditioning[level](draws.sigma[:, level]) for level in range(levels)]
+        noisy = [
+            add_noise(batch.patches[level], draws.noise[level], draws.sigma[:, level])
+            for level in range(levels)
+        ]
+        inputs = tuple(scales.c_in * y for scales, y in zip(scalings, noisy, strict=True))
+        c_noise = torch.stack([scales.c_noise for scales in scalings], dim=1)  # (b, l)
         boxes = pyramid_boxes(self.pyramid, batch.offsets)[:levels]
         condition = batch.condition.drop(draws.drop)
-        labels = noise_label(draws.sigma)
         latents = None
         if self.self_conditioning > 0:
             with torch.no_grad():
-                _, latents = network(tuple(inputs), labels, boxes, condition, None)
+                _, latents = network(inputs, c_noise, boxes, condition, None)
             keep = draws.self_condition[:, None, None]
             latents = tuple(state * keep for state in latents)
-        outputs, _ = network(tuple(inputs), labels, boxes, condition, latents)
+        outputs, _ = network(inputs, c_noise, boxes, condition, latents)
         errors = torch.stack(
             [
-                weight * (output.float() - target).square().flatten(1).mean(1)
-                for output, target, weight in zip(outputs, targets, weights, strict=True)
+                (scales.weight * (scales.denoised(y, output.float()) - x).square()).flatten(1).mean(1)
+                for scales, y, output, x in zip(
+                    scalings, noisy, outputs, batch.patches, strict=True
+                )
             ],
             dim=1,
         )  # (b, l)
+        errors = errors * draws.counts
         level_weights = errors.new_tensor(self.level_weights[:levels])
         per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
         return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)

@@ -1,23 +1,85 @@
-"""Solvers over `denoise(x, sigma)`, for one level at a time (Karras et al. 2022; appendix A).
+"""Solvers of the probability flow over `denoise(x, sigma)`, for one level at a time (appendix A).
 
-They work on the scaled video y = x / sigma_in, whose noisy form is y + sigma eps, so that EDM's
-algorithms hold unchanged; `denoise` returns an estimate of y.
+All work on x + sigma eps in the video's own units. Heun's and Euler's method may put noise back on
+the way (Karras et al. 2022, algorithm 2); the multistep methods of Lu et al. 2022 (DPM-Solver++)
+take one evaluation a step and remember earlier estimates.
 
 Axis legend: `b` batch; `...` the axes of a video.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Denoise = Callable[[Tensor, float], Tensor]
 Noise = Callable[[], Tensor]
+SolverName = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
 
-# EDM, Table 5: where noise is put back, and how much of it.
-CHURN_FROM, CHURN_TO, CHURN_NOISE = 0.05, 50.0, 1.003
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """How a level is solved.
+
+    Args:
+        name: 'heun' (second order, two evaluations a step), 'euler' (first order, DDIM),
+            'dpmpp_2m' or 'dpmpp_3m' (second and third order, multistep).
+        steps: solver steps.
+        sigma_min, sigma_max: smallest and largest noise level.
+        rho: how densely small noise levels are visited.
+        churn: EDM's S_churn, for 'heun' and 'euler'; 0 is deterministic and draws no noise.
+        s_min, s_max: noise levels between which noise is put back.
+        s_noise: factor on the noise that is put back.
+    """
+
+    name: SolverName
+    steps: int
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    churn: float = 0.0
+    s_min: float = 0.05
+    s_max: float = 50.0
+    s_noise: float = 1.003
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels visited, steps + 1 of them."""
+        return karras_sigmas(
+            self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
+        )
+
+    def solve(self, denoise: Denoise, x: Tensor, *, noise: Noise) -> Tensor:
+        """Take `x`, noise of standard deviation sigma_max, to a clean video.
+
+        Args:
+            denoise: estimate of the clean x from (x + sigma eps, sigma).
+            x: (b, ...).
+            noise: draws standard normal noise of the shape of `x`.
+        """
+        if self.name in ("dpmpp_2m", "dpmpp_3m"):
+            order = 2 if self.name == "dpmpp_2m" else 3
+            return sample_multistep(denoise, x, self.sigmas, order=order)
+        return sample_edm(denoise, x, self, noise=noise)
+
+    def evaluated_sigmas(self) -> tuple[float, ...]:
+        """Return the noise level of each evaluation, in order."""
+        levels = []
+        for sigma, sigma_next in pairwise(self.sigmas):
+            levels.append(self.churned(sigma))
+            if self.name == "heun" and sigma_next > 0:
+                levels.append(sigma_next)
+        return tuple(levels)
+
+    def churned(self, sigma: float) -> float:
+        """Return sigma_hat, the noise level after noise was put back at `sigma`."""
+        if self.churn == 0 or not self.s_min <= sigma <= self.s_max:
+            return sigma
+        return sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
 
 
 def karras_sigmas(
@@ -31,51 +93,59 @@ def karras_sigmas(
     return (*levels, 0.0)
 
 
-def sample_heun(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, churn: float, noise: Noise
-) -> Tensor:
-    """Solve with second-order steps and put noise back on the way (EDM, algorithm 2).
-
-    Args:
-        denoise: estimate of the clean y from (y + sigma eps, sigma).
-        x: (b, ...) noise of standard deviation sigmas[0].
-        sigmas: falling noise levels, the last one 0.
-        churn: S_churn; 0 is deterministic and draws no noise.
-        noise: draws standard normal noise of the shape of `x`.
-    """
-    steps = len(sigmas) - 1
-    for sigma, sigma_next in pairwise(sigmas):
-        if churn > 0 and CHURN_FROM <= sigma <= CHURN_TO:
-            gamma = min(churn / steps, math.sqrt(2) - 1)
-            raised = sigma * (1 + gamma)
-            x = x + CHURN_NOISE * math.sqrt(raised**2 - sigma**2) * noise()
-            sigma = raised
-        slope = (x - denoise(x, sigma)) / sigma
-        guess = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:
-            slope_next = (guess - denoise(guess, sigma_next)) / sigma_next
-            guess = x + (sigma_next - sigma) * 0.5 * (slope + slope_next)
-        x = guess
+def sample_edm(denoise: Denoise, x: Tensor, solver: Solver, *, noise: Noise) -> Tensor:
+    """Solve with Heun's or Euler's steps, putting noise back on the way (EDM, algorithm 2)."""
+    for sigma, sigma_next in pairwise(solver.sigmas):
+        sigma_hat = solver.churned(sigma)
+        if sigma_hat > sigma:
+            x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
+        d_cur = (x - denoise(x, sigma_hat)) / sigma_hat
+        x_next = x + (sigma_next - sigma_hat) * d_cur
+        if solver.name == "heun" and sigma_next > 0:
+            d_prime = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x_next = x + (sigma_next - sigma_hat) * 0.5 * (d_cur + d_prime)
+        x = x_next
     return x
 
 
-def sample_euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Solve with deterministic first-order steps (DDIM; later levels of the pyramid).
+def sample_multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, order: int) -> Tensor:
+    """Solve with one evaluation a step, from the last `order` estimates (DPM-Solver++).
+
+    With t = -ln sigma the flow is dx/dt = D - x. Over a step of length h its solution is
+    e^-h x + integral of e^-(h - s) D(t + s) ds, where D is extrapolated by the polynomial through
+    the last estimates. With order 2 and equal steps of t this differs from DPM-Solver++(2M), which
+    weighs the slope by (1 - e^-h) h / 2, in terms of third order alone; that weight is used here.
 
     Args:
-        denoise: estimate of the clean y from (y + sigma eps, sigma).
+        denoise: estimate of the clean x from (x + sigma eps, sigma).
         x: (b, ...) noise of standard deviation sigmas[0].
-        sigmas: falling noise levels, the last one 0.
+        sigmas: falling noise levels; the last one may be 0.
+        order: 2 or 3; the first steps have as many estimates as there are.
     """
+    times: list[float] = []
+    estimates: list[Tensor] = []
     for sigma, sigma_next in pairwise(sigmas):
-        denoised = denoise(x, sigma)
-        x = denoised + (x - denoised) * (sigma_next / sigma)
+        times = [-math.log(sigma), *times[: order - 1]]
+        estimates = [denoise(x, sigma), *estimates[: order - 1]]
+        if sigma_next == 0:
+            return estimates[0]
+        h = -math.log(sigma_next) - times[0]
+        gain = -math.expm1(-h)  # 1 - e^-h
+        x_next = (1 - gain) * x + gain * estimates[0]
+        if len(times) > 1:
+            slope = (estimates[0] - estimates[1]) / (times[0] - times[1])
+        if len(times) == 2:
+            # DPM-Solver++(2M); in the third-order method, its first step with two estimates.
+            x_next = x_next + gain * h / 2 * slope
+        if len(times) > 2:
+            before = (estimates[1] - estimates[2]) / (times[1] - times[2])
+            curvature = (slope - before) / (times[0] - times[2])
+            linear = h - gain  # integral of e^-(h - s) s ds
+            square = h**2 - 2 * linear  # the same of s^2
+            x_next = x_next + linear * slope
+            x_next = x_next + (square + (times[0] - times[1]) * linear) * curvature
+        x = x_next
     return x
-
-
-def heun_evaluations(steps: int) -> int:
-    """Return how often `sample_heun` calls the denoiser: twice a step, once in the last."""
-    return 2 * steps - 1
 
 
 def draw_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -17,7 +17,8 @@ class Box:
 
     Args:
         scale: (..., 3) extent per axis, in (0, 1].
-        offset: (..., 3) lower corner per axis, in [0, 1 - scale].
+        offset: (..., 3) lower corner per axis, in [0, 1 - scale]; along time earlier by the level's
+            time shift, so that cell centres are the true times of frames.
     """
 
     scale: Tensor
@@ -34,6 +35,9 @@ class Box:
 def level_box(pyramid: Pyramid, level: int, offsets: Tensor) -> Box:
     """Turn pixel offsets on a level's own grid into a box.
 
+    Frames that were picked from a faster video lie at their own time and not at the centre of the
+    span that they stand for, so the box is shifted along time (`Pyramid.time_shift`).
+
     Args:
         offsets: (b, 3) int64 pixels.
 
@@ -42,7 +46,10 @@ def level_box(pyramid: Pyramid, level: int, offsets: Tensor) -> Box:
     """
     resolution = torch.tensor(pyramid.levels[level], dtype=torch.float32, device=offsets.device)
     patch = torch.tensor(pyramid.patch, dtype=torch.float32, device=offsets.device)
-    return Box(scale=(patch / resolution).expand(len(offsets), 3), offset=offsets / resolution)
+    shift = torch.tensor([pyramid.time_shift(level), 0.0, 0.0], device=offsets.device)
+    return Box(
+        scale=(patch / resolution).expand(len(offsets), 3), offset=offsets / resolution - shift
+    )
 
 
 def pyramid_boxes(pyramid: Pyramid, offsets: Tensor) -> tuple[Box, ...]:

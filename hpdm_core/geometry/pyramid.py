@@ -8,12 +8,14 @@ Axis legend: `l` level, `t h w` frames, rows, columns.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 Size3 = tuple[int, int, int]
 AXES = "fhw"
 AXIS_NAMES = ("frames", "height", "width")
+TemporalDownsampling = Literal["stride", "average"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,13 @@ class Pyramid:
         patch: (t, h, w) pixels of a patch, the same on every level.
         levels: (t, h, w) full resolution of each level; `levels[0] == patch`, and every axis of a
             level is a whole multiple of the same axis one level down.
+        temporal_downsampling: a coarser level has every k-th frame ('stride') or the mean of k
+            frames ('average').
     """
 
     patch: Size3
     levels: tuple[Size3, ...]
+    temporal_downsampling: TemporalDownsampling = "stride"
 
     def __post_init__(self) -> None:
         for problem in pyramid_problems(self.patch, self.levels):
@@ -50,6 +55,19 @@ class Pyramid:
         """Return how much each axis grows from level - 1 to `level` (1 where it does not)."""
         coarse = self.levels[level - 1]
         return tuple(r // c for r, c in zip(self.levels[level], coarse, strict=True))
+
+    def time_shift(self, level: int) -> float:
+        """Return how much earlier a frame of `level` is than the centre of its span.
+
+        A frame that was picked stands for the time of the first of the k finest frames in its
+        span, (k - 1) / 2 of them before the span's centre; a mean of k stands for the centre.
+
+        Returns:
+            a fraction of the whole video, 0 on the finest level.
+        """
+        if self.temporal_downsampling == "average":
+            return 0.0
+        return (self.stride(level)[0] - 1) / (2 * self.resolution[0])
 
     def stride(self, level: int) -> Size3:
         """Return how many finest-level pixels one pixel of `level` spans, per axis."""

@@ -32,11 +32,12 @@ class ContextSource:
         denoiser: the network.
         pyramid: the levels.
         ancestry: the tiles and their ancestors.
-        videos: per lower level (b, c, t, h, w) the finished video, scaled, at `sigma`.
+        videos: per lower level (b, c, t, h, w) the finished video at noise level `sigma`.
         sigma: noise level of the lower levels.
         condition: (b,) rows.
         batch: patches per call of the network.
         cache: where to keep what does not change; None computes all again on every call.
+        branch: name of these rows in the cache, which guidance shares with those without condition.
         latents: per lower level (i, n, d) the ancestors' latents of an earlier pass; empty without
             latent self-conditioning.
     """
@@ -49,20 +50,21 @@ class ContextSource:
     condition: Condition
     batch: int
     cache: ActivationCache | None
+    branch: str
     latents: list[Tensor]
 
     def context(self, key: object, items: Tensor) -> tuple[Tensor, ...]:
         """Return the context of the tiles `items` (i,), kept under `key`."""
         if self.ancestry.level == 0:
             return ()
-        kept = None if self.cache is None else self.cache.get(("context", key))
+        kept = None if self.cache is None else self.cache.get(self._context_key(key))
         if kept is not None:
             return kept
         context = self._context(self.ancestry.level, self._chain(self.ancestry.level, items))
         if self.cache is not None:
             # From features on the device a context is had sooner than from the computer's memory.
-            near = all(self.cache.on_device(("features", k)) for k in range(self.ancestry.level))
-            self.cache.put(("context", key), context, device_only=near)
+            near = all(self.cache.on_device(self._features_key(k)) for k in range(self.ancestry.level))
+            self.cache.put(self._context_key(key), context, device_only=near)
         return context
 
     def prepare(self, *, self_conditioning: bool) -> None:
@@ -81,9 +83,9 @@ class ContextSource:
 
     def settle(self, keys: Sequence[object]) -> None:
         """Forget the ancestors' features once the context of all `keys` is kept."""
-        if all(self.cache.has(("context", key)) for key in keys):
+        if all(self.cache.has(self._context_key(key)) for key in keys):
             for level in range(self.ancestry.level):
-                self.cache.drop(("features", level))
+                self.cache.drop(self._features_key(level))
 
     def _keep_features(self, level: int, chunks: Sequence[Tensor]) -> None:
         """Keep the features of all ancestors of a level as one table, if there is room.
@@ -99,7 +101,7 @@ class ContextSource:
         for items in chunks[1:]:
             parts.append(self._run(level, items, self._latents(level, items)).features)
         entry = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        self.cache.put(("features", level), entry)
+        self.cache.put(self._features_key(level), entry)
 
     def _chain(self, level: int, items: Tensor) -> list[Tensor]:
         """Return for each level the items that those of `level` are nested in, themselves last."""
@@ -117,7 +119,7 @@ class ContextSource:
         boxes = tuple(self._boxes(k, chain[k]) for k in range(level + 1))
         features: list[tuple[Tensor, ...]] = []
         for k in range(level):
-            kept = None if self.cache is None else self.cache.get(("features", k), chain[k])
+            kept = None if self.cache is None else self.cache.get(self._features_key(k), chain[k])
             if kept is None:
                 context = self.denoiser.context(features, boxes[: k + 1]) if k > 0 else ()
                 latents = self._latents(k, chain[k])
@@ -152,6 +154,12 @@ class ContextSource:
         if level >= len(self.latents):
             return None
         return self.latents[level][items.to(self.latents[level].device)]
+
+    def _context_key(self, key: object) -> object:
+        return self.branch, "context", key
+
+    def _features_key(self, level: int) -> object:
+        return self.branch, "features", level
 
     def _split(self, level: int, items: Tensor) -> tuple[Tensor, Tensor]:
         count = len(self.ancestry.offsets[level])

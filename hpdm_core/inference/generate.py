@@ -1,8 +1,7 @@
 """From seeds to videos, level by level: the only sampling path (Sec. 4.4, appendix A).
 
-Level 0 uses EDM's stochastic second-order solver, the later levels deterministic first-order
-steps. All noise of a video comes from generators of its own, one per level, on the CPU: a video
-depends on its seed, condition and settings alone.
+All noise of a video comes from generators of its own, one per level, on the CPU: a video depends
+on its seed, condition and settings alone.
 
 Axis legend: `b` samples, `c` channels, `t h w` video.
 """
@@ -14,14 +13,8 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
-from hpdm_core.diffusion.guidance import guided, with_and_without
-from hpdm_core.diffusion.samplers import (
-    draw_like,
-    heun_evaluations,
-    karras_sigmas,
-    sample_euler,
-    sample_heun,
-)
+from hpdm_core.diffusion.guidance import Guidance, guided
+from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.tiled_inference import Share, TiledLevel
@@ -33,27 +26,21 @@ CHANNELS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Solver and tiles.
+    """Solvers and tiles.
 
     Args:
-        steps: solver steps per level.
+        solvers: one per level, coarsest first.
         overlap: axes with 50% overlap, as `parse_overlap` returns them.
-        guidance: classifier-free guidance; 1 is off.
-        sigma_min: smallest noise level.
-        sigma_max: largest noise level.
-        rho: how densely small noise levels are visited.
-        churn: stochasticity of level 0.
+        guidance: classifier-free guidance.
+        clip_denoised: clip each estimate of the video to [-1, 1].
         context_sigma: noise level at which finished levels are given as context.
         self_conditioning: whether latents start from those of the step before.
     """
 
-    steps: tuple[int, ...]
+    solvers: tuple[Solver, ...]
     overlap: str
-    guidance: float
-    sigma_min: float
-    sigma_max: float
-    rho: float
-    churn: float
+    guidance: Guidance
+    clip_denoised: bool
     context_sigma: float
     self_conditioning: bool
 
@@ -92,7 +79,7 @@ def generate(
     Args:
         denoiser: the network.
         pyramid: the levels.
-        settings: solver and tiles; `settings.steps` may stop early, at a coarser level.
+        settings: solvers and tiles; `settings.solvers` may stop early, at a coarser level.
         seeds: one per video.
         condition: one row per video.
         work: how the work is cut.
@@ -102,9 +89,9 @@ def generate(
     """
     finished: list[Tensor] = []
     lower: list[Tensor] = []
-    for level in range(len(settings.steps)):
+    for level in range(len(settings.solvers)):
         # In a function of its own, so that a level's cache is gone before the next one's is made.
-        scaled = _sample_level(
+        video = _sample_level(
             denoiser,
             pyramid,
             settings,
@@ -114,22 +101,21 @@ def generate(
             lower=tuple(lower),
             work=work,
         )
-        finished.append((scaled * denoiser.sigma_in[level]).cpu())
-        noise = draw_like(scaled, [_generator(seed, "context", level) for seed in seeds])
-        lower.append(scaled + settings.context_sigma * noise)
+        finished.append(video.cpu())
+        noise = draw_like(video, [_generator(seed, "context", level) for seed in seeds])
+        lower.append(video + settings.context_sigma * noise)
     return tuple(finished)
 
 
 def solver_calls(settings: SamplingSettings, level: int) -> int:
     """Return how often the solver asks for a level's estimate."""
-    steps = settings.steps[level]
-    return heun_evaluations(steps) if level == 0 else steps
+    return len(settings.solvers[level].evaluated_sigmas())
 
 
 def evaluations(settings: SamplingSettings, level: int) -> int:
-    """Return how often a whole level is denoised: under guidance twice for each call."""
-    calls = solver_calls(settings, level)
-    return calls if settings.guidance == 1.0 else 2 * calls
+    """Return how often a whole level is denoised: twice for each call where guidance is active."""
+    sigmas = settings.solvers[level].evaluated_sigmas()
+    return len(sigmas) + sum(settings.guidance.active(sigma) for sigma in sigmas)
 
 
 def _sample_level(
@@ -143,48 +129,44 @@ def _sample_level(
     lower: tuple[Tensor, ...],
     work: Work,
 ) -> Tensor:
-    """Return the scaled video of one level, (b, c, t, h, w) float32 on the device."""
-    guidance = settings.guidance
-    if guidance != 1.0:  # each sample runs as two rows
-        condition = with_and_without(condition, len(seeds), device=work.device)
-        lower = tuple(torch.cat([video, video]) for video in lower)
-    whole = TiledLevel(
-        denoiser=denoiser,
-        pyramid=pyramid,
-        level=level,
-        overlap=settings.overlap,
-        condition=condition,
-        lower=lower,
-        context_sigma=settings.context_sigma,
-        tile_batch=work.tile_batch,
-        cache=work.make_cache(),
-        self_conditioning=settings.self_conditioning,
-        share=work.share,
+    """Return the video of one level, (b, c, t, h, w) float32 on the device."""
+    cache = work.make_cache()
+
+    def tiled(rows: Condition, branch: str) -> Denoise:
+        whole = TiledLevel(
+            denoiser=denoiser,
+            pyramid=pyramid,
+            level=level,
+            overlap=settings.overlap,
+            condition=rows,
+            lower=lower,
+            context_sigma=settings.context_sigma,
+            tile_batch=work.tile_batch,
+            cache=cache,
+            self_conditioning=settings.self_conditioning,
+            share=work.share,
+            branch=branch,
+        )
+        return lambda x, sigma: whole(x.float(), sigma).to(x.dtype)
+
+    estimate = guided(
+        tiled(condition, "conditional"),
+        tiled(condition.dropped(), "unconditional"),
+        settings.guidance,
     )
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        rows = x if guidance == 1.0 else torch.cat([x, x])
-        denoised = whole(rows.float(), sigma).to(x.dtype)
+        denoised = estimate(x, sigma)
         work.advance(level, solver_calls(settings, level))
-        return denoised if guidance == 1.0 else guided(denoised, guidance)
+        return denoised.clamp(-1, 1) if settings.clip_denoised else denoised
 
+    solver = settings.solvers[level]
     generators = [_generator(seed, "level", level) for seed in seeds]
     shape = (len(seeds), CHANNELS, *pyramid.levels[level])
     # As in EDM the solver's state is float64: rounding at large noise would outlast the steps.
     x = torch.empty(shape, device=work.device, dtype=torch.float64)
-    x = draw_like(x, generators) * settings.sigma_max
-    sigmas = karras_sigmas(
-        settings.steps[level],
-        sigma_min=settings.sigma_min,
-        sigma_max=settings.sigma_max,
-        rho=settings.rho,
-    )
-    if level > 0:
-        return sample_euler(denoise, x, sigmas).float()
-    x = sample_heun(
-        denoise, x, sigmas, churn=settings.churn, noise=lambda: draw_like(x, generators)
-    )
-    return x.float()
+    x = draw_like(x, generators) * solver.sigma_max
+    return solver.solve(denoise, x, noise=lambda: draw_like(x, generators)).float()
 
 
 def _generator(seed: int, *purpose: int | str) -> torch.Generator:

@@ -47,12 +47,13 @@ class TiledLevel:
         level: which one this denoises.
         overlap: axes with 50% overlap, as `parse_overlap` returns them.
         condition: (b,) rows.
-        lower: per lower level (b, c, t, h, w) the finished video, scaled, at `context_sigma`.
+        lower: per lower level (b, c, t, h, w) the finished video at noise level `context_sigma`.
         context_sigma: noise level of the lower levels.
         tile_batch: tiles per call of the network, over samples and tiles together.
         cache: where to keep what does not change over the steps; None computes it every time.
         self_conditioning: whether latents start from those of the step before.
         share: this process's part of the tiles.
+        branch: name of these rows in the cache, where another level shares it (guidance).
     """
 
     denoiser: LevelDenoiser
@@ -66,6 +67,7 @@ class TiledLevel:
     cache: ActivationCache | None
     self_conditioning: bool
     share: Share = field(default_factory=Share)
+    branch: str = "conditional"
     _source: ContextSource | None = None
     _latents: Tensor | None = None
     _latents_on_host: bool = False
@@ -76,7 +78,7 @@ class TiledLevel:
         self._counts = tile_counts(self.pyramid, self.level, self.overlap)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """Return the averaged estimate of the clean scaled video.
+        """Return the averaged estimate of the clean video.
 
         Where memory runs out, tile batches shrink and the cache moves off the device.
 
@@ -128,6 +130,7 @@ class TiledLevel:
             condition=self.condition,
             batch=self.tile_batch,
             cache=self.cache,
+            branch=self.branch,
             latents=[],
         )
         self._source.prepare(self_conditioning=self.self_conditioning)

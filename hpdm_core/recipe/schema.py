@@ -5,13 +5,19 @@ Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+# A value for every level, or a list of one per level, coarsest first.
+BY_LEVEL = BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,))
+Solver = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
+STOCHASTIC_SOLVERS = ("heun", "euler")
 
 
 class Section(BaseModel):
@@ -31,8 +37,8 @@ class DataRecipe(Section):
         "drop", description="videos with too few frames: leave out, repeat, or hold the last frame"
     )
     flip: bool = Field(False, description="mirror half of the clips left to right")
-    image_share: Share = Field(
-        0.0, description="share of samples that are a still, repeated in time"
+    image_fraction: Share = Field(
+        0.0, description="fraction of samples that are a still, repeated in time"
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="decoding processes per device")
     memory_cache_gb: Annotated[float, Field(ge=0)] = Field(
@@ -59,7 +65,11 @@ class PyramidRecipe(Section):
         return self
 
     def build(self) -> Pyramid:
-        return Pyramid(patch=self.patch, levels=self.levels)
+        return Pyramid(
+            patch=self.patch,
+            levels=self.levels,
+            temporal_downsampling=self.temporal_downsampling,
+        )
 
 
 class ModelRecipe(Section):
@@ -119,40 +129,55 @@ class ModelRecipe(Section):
 
 
 class DiffusionRecipe(Section):
-    """Noise per level and the input scaling (Sec. 4.5; SnapVideo's form of EDM)."""
+    """Noise by level, and what the network predicts (Sec. 4.5, 4.6; Karras et al. 2022)."""
 
-    sigma_in: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        description="per level: the video is divided by it before noise is added"
+    parametrisation: Literal["v", "x", "snapvideo"] = Field(
+        "v",
+        description="what the network predicts: v in EDM's form, the clean video, or v in "
+        "SnapVideo's form",
     )
-    noise_mean: tuple[float, ...] = Field(description="per level: mean of ln sigma in training")
-    noise_std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    sigma_data: AboveZero = Field(0.5, description="standard deviation of the videos (v and x)")
+    sigma_in: tuple[AboveZero, ...] = Field(
+        description="per level: input scaling, which shifts the level's noise towards larger values"
+    )
+    noise_mean: tuple[float, ...] = Field(
+        description="per level: mean of ln(sigma / sigma_in) in training"
+    )
+    noise_std: tuple[AboveZero, ...] = Field(
         description="per level: standard deviation of ln sigma in training"
     )
-    level_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        description="per level: weight of its loss"
+    level_weights: tuple[NotNegative, ...] = Field(description="per level: weight of its loss")
+    x_weight_cap: AboveZero = Field(
+        400.0, description="largest weight of a squared error of the clean video (x)"
     )
-    condition_dropout: Share = Field(0.1, description="share of samples trained without condition")
+    condition_dropout: Share = Field(0.1, description="fraction of samples without condition")
     clean_context: Share = Field(
-        0.0, description="share of samples whose lower levels are nearly clean, as at sampling"
+        0.0,
+        description="fraction of samples whose lower levels are at context_sigma, as at sampling",
+    )
+    context_sigma: AboveZero = Field(
+        0.05, description="noise level of finished lower levels, in training and at sampling"
     )
 
 
 class OptimRecipe(Section):
     """Optimiser and learning rate (Sec. 4.6, Table 8)."""
 
-    name: Literal["lamb", "adamw"] = Field("lamb", description="optimiser")
+    name: Literal["lamb", "adamw", "muon"] = Field(
+        "lamb", description="optimiser; `muon`: Muon for the blocks' matrices, AdamW for the rest"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(description="peak learning rate")
     betas: tuple[Share, Share] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.01, description="not applied to biases, norms and tables"
+        0.01, description="not applied to biases and norms"
     )
     grad_clip: Annotated[float, Field(gt=0)] = Field(
         1.0, description="largest norm of all gradients"
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    final_lr_share: Share = Field(
-        0.0, description="learning rate at the last step, as a share of the peak"
+    final_lr_fraction: Share = Field(
+        0.0, description="learning rate at the last step, as a fraction of the peak"
     )
 
 
@@ -176,11 +201,11 @@ class TrainRecipe(Section):
     ema_half_life: Annotated[float, Field(gt=0)] = Field(
         6000.0, description="half-life in steps of the averaged weights"
     )
-    ema_ramp: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="the half-life is at most this share of the steps done (short runs)"
+    ema_rampup_ratio: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="the half-life is at most this fraction of the steps done (short runs)"
     )
-    pyramid_cuts: Share = Field(
-        0.0, description="share of steps that leave out the finest levels (appendix D)"
+    level_drop_prob: Share = Field(
+        0.0, description="probability that a step leaves out the finest levels (appendix D)"
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
@@ -194,29 +219,40 @@ class TrainRecipe(Section):
 
 
 class SamplingRecipe(Section):
-    """Solver per level and tiles (Sec. 4.4, appendix)."""
+    """Solver by level, and tiles (Sec. 4.4, appendix A; Karras et al. 2022)."""
 
-    steps: tuple[Positive, ...] = Field(description="solver steps per level")
+    solver: Annotated[tuple[Solver, ...], BY_LEVEL] = Field(
+        ("euler",), description="heun and euler may be stochastic, the multistep dpmpp_* are not"
+    )
+    steps: Annotated[tuple[Positive, ...], BY_LEVEL] = Field(description="solver steps")
+    sigma_min: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
+        (0.002,), description="smallest noise level"
+    )
+    sigma_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
+        (80.0,), description="largest noise level"
+    )
+    rho: AboveZero = Field(7.0, description="how densely small noise levels are visited")
+    churn: Annotated[tuple[NotNegative, ...], BY_LEVEL] = Field(
+        (0.0,), description="stochasticity (EDM's S_churn); 0 is deterministic"
+    )
+    s_min: Annotated[tuple[NotNegative, ...], BY_LEVEL] = Field(
+        (0.05,), description="smallest noise level with stochasticity (EDM's S_min)"
+    )
+    s_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
+        (50.0,), description="largest noise level with stochasticity (EDM's S_max)"
+    )
+    s_noise: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
+        (1.003,), description="factor on noise that is put back (EDM's S_noise)"
+    )
+    clip_denoised: bool = Field(False, description="clip each estimate of the video to [-1, 1]")
     overlap: str = Field(
         "hw", description="axes on which tiles overlap by half: none or letters of fhw"
     )
-    guidance: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="classifier-free guidance; 1 is off"
+    guidance: NotNegative = Field(1.0, description="classifier-free guidance; 1 is off")
+    guidance_interval: tuple[NotNegative, NotNegative] | None = Field(
+        None, description="smallest and largest noise level with guidance; left out: all"
     )
-    sigma_min: Annotated[float, Field(gt=0)] = Field(0.002, description="smallest noise level")
-    sigma_max: Annotated[float, Field(gt=0)] = Field(80.0, description="largest noise level")
-    rho: Annotated[float, Field(gt=0)] = Field(
-        7.0, description="how densely small noise levels are visited"
-    )
-    context_sigma: Annotated[float, Field(gt=0)] = Field(
-        0.002, description="noise level at which finished lower levels are given as context"
-    )
-    churn: Annotated[float, Field(ge=0)] = Field(
-        40.0, description="stochasticity of level 0 (EDM's S_churn); 0 is deterministic"
-    )
-    fps: Annotated[float, Field(gt=0)] = Field(
-        25.0, description="frames per second of written videos"
-    )
+    fps: AboveZero = Field(25.0, description="frames per second of written videos")
 
     @model_validator(mode="after")
     def _sound(self) -> "SamplingRecipe":
@@ -225,9 +261,17 @@ class SamplingRecipe(Section):
             raise ValueError(
                 f"overlap is {self.overlap!r}, expected none, f, h, w, fh, fw, hw or fhw"
             )
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        interval = self.guidance_interval
+        if interval is not None and interval[0] >= interval[1]:
+            raise ValueError(
+                f"guidance_interval {list(interval)} is empty; give the smaller noise level first"
+            )
         return self
+
+    def by_level(self, name: str, levels: int) -> tuple:
+        """Return a field's value for each level; a single value holds for all of them."""
+        values = getattr(self, name)
+        return values * levels if len(values) == 1 else values
 
 
 class Recipe(Section):
@@ -251,27 +295,49 @@ class Recipe(Section):
         return self
 
 
+_BY_LEVEL_FIELDS = [
+    name for name, field in SamplingRecipe.model_fields.items() if BY_LEVEL in field.metadata
+]
+
+
 def _level_problems(recipe: Recipe):
     levels = len(recipe.pyramid.levels)
+    diffusion, sampling = recipe.diffusion, recipe.sampling
     lists = {
-        "diffusion.sigma_in": recipe.diffusion.sigma_in,
-        "diffusion.noise_mean": recipe.diffusion.noise_mean,
-        "diffusion.noise_std": recipe.diffusion.noise_std,
-        "diffusion.level_weights": recipe.diffusion.level_weights,
-        "sampling.steps": recipe.sampling.steps,
+        f"diffusion.{name}": getattr(diffusion, name)
+        for name in ("sigma_in", "noise_mean", "noise_std", "level_weights")
     }
-    for name, values in lists.items():
-        if len(values) != levels:
-            yield (
-                f"{name} has {len(values)} values, expected {levels}: "
-                "one per level of pyramid.levels"
-            )
+    many = {f"sampling.{name}": getattr(sampling, name) for name in _BY_LEVEL_FIELDS}
+    lists |= {name: values for name, values in many.items() if len(values) != 1}
+    wrong = {name: len(values) for name, values in lists.items() if len(values) != levels}
+    for name, count in wrong.items():
+        yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
+    if not any(name.startswith("sampling.") for name in wrong):
+        yield from _solver_problems(sampling, levels)
     loads = recipe.model.levels_per_block
     if loads[-1] != levels:
         yield (
             f"model.levels_per_block ends with {loads[-1]}, expected {levels}: "
             "the last block must run on every level"
         )
+
+
+def _solver_problems(sampling: SamplingRecipe, levels: int):
+    names = ("sigma_min", "sigma_max", "s_min", "s_max", "churn", "solver")
+    columns = [sampling.by_level(name, levels) for name in names]
+    for level, (low, high, s_low, s_high, churn, solver) in enumerate(zip(*columns, strict=True)):
+        if low >= high:
+            yield (
+                f"sampling.sigma_min {low:g} must be below sampling.sigma_max {high:g} "
+                f"(level {level})"
+            )
+        if s_low >= s_high:
+            yield f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
+        if churn > 0 and solver not in STOCHASTIC_SOLVERS:
+            yield (
+                f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "
+                f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
+            )
 
 
 def _token_problems(recipe: Recipe):

@@ -98,7 +98,7 @@ def _videos(
     levels = generate(
         model.denoiser,
         model.pyramid,
-        replace(model.settings, steps=model.settings.steps[: level + 1]),
+        replace(model.settings, solvers=model.settings.solvers[: level + 1]),
         seeds=seeds,
         condition=condition,
         work=work,

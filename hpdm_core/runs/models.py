@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpdm_core.build import build_network, build_sampling
+from hpdm_core.build import build_denoiser, build_network, build_sampling
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.errors import CheckpointError
 from hpdm_core.geometry.pyramid import Pyramid
@@ -55,7 +55,7 @@ class LoadedModel:
 
     @property
     def denoiser(self) -> LevelDenoiser:
-        return LevelDenoiser(network=self.network, sigma_in=self.recipe.diffusion.sigma_in)
+        return build_denoiser(self.recipe, self.network)
 
 
 def load_model(

@@ -3,6 +3,7 @@
 Run again with the same words, it goes on with the videos that are missing.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -180,7 +181,7 @@ class SampleJob:
         }
 
     def _open_store(self) -> SampleStore:
-        settings = {
+        recorded = {
             "checkpoint": self.model.path.name,
             "sha256": self.model.sha256,
             "step": self.model.step,
@@ -189,9 +190,10 @@ class SampleJob:
             "compare_overlaps": [overlap or "none" for overlap in self.options.compare],
             "save_levels": self.options.save_levels,
             **asdict(self.settings),
-            "steps": list(self.settings.steps),
+            "steps": [solver.steps for solver in self.settings.solvers],
             "overlap": self.settings.overlap or "none",
         }
+        settings = json.loads(json.dumps(recorded))  # as a line of the list will hold it
         store = SampleStore(
             folder=self.options.out or _free_folder(self.model.recipe.name, settings),
             formats=self.options.formats,
@@ -226,7 +228,7 @@ class SampleJob:
     def _generate(
         self, settings: SamplingSettings, chunk: list[Request], *, conditions: Conditions, cut: Cut
     ) -> tuple[Tensor, ...]:
-        done = [0] * len(settings.steps)
+        done = [0] * len(settings.solvers)
 
         def advance(level: int, total: int) -> None:
             done[level] += 1
@@ -330,7 +332,7 @@ def _plan(recipe: Recipe, settings: SamplingSettings, options: Options, *, where
     return {
         "model": where,
         "overlap": settings.overlap or "none",
-        "guidance": settings.guidance,
+        "guidance": settings.guidance.scale,
         "levels": rows,
         "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
         "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),

@@ -8,7 +8,7 @@ import torch
 from hpdm_core.build import blocks_per_level, build_network
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
-from hpdm_core.inference.generate import SamplingSettings, evaluations
+from hpdm_core.inference.generate import SamplingSettings, evaluations, solver_calls
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
@@ -48,22 +48,27 @@ def with_options(
         HpdmError: an option is out of range.
     """
     if steps is not None:
-        if len(steps) != len(settings.steps):
+        if len(steps) != len(settings.solvers):
             raise HpdmError(
                 "--steps gives solver steps per level",
                 got=f"{len(steps)} of them",
-                expected=f"{len(settings.steps)}, coarsest first",
+                expected=f"{len(settings.solvers)}, coarsest first",
             )
         if min(steps) < 1:
             raise HpdmError("--steps counts solver steps", got=list(steps), expected="at least 1")
     if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
         raise HpdmError("--guidance is out of range", got=guidance, expected="0 or more")
+    solvers = settings.solvers
+    if steps is not None:
+        solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
+    if text:
+        solvers = tuple(replace(solver, churn=0.0) for solver in solvers)
+    scale = settings.guidance.scale if guidance is None else guidance
     return replace(
         settings,
+        solvers=solvers,
         overlap=settings.overlap if overlap is None else parse_overlap(overlap),
-        steps=settings.steps if steps is None else steps,
-        guidance=settings.guidance if guidance is None else guidance,
-        churn=0.0 if text else settings.churn,
+        guidance=replace(settings.guidance, scale=scale),
     )
 
 
@@ -75,18 +80,19 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     `block_passes_context` what the ancestors cost once.
     """
     pyramid, blocks = recipe.pyramid.build(), blocks_per_level(recipe)
-    branches = 1 if settings.guidance == 1.0 else 2
     rows = []
     for level in range(pyramid.num_levels):
         ancestry = make_ancestry(pyramid, level, settings.overlap)
         tiles, calls = len(ancestry.offsets[level]), evaluations(settings, level)
+        branches = 1 if calls == solver_calls(settings, level) else 2
         own, below = calls * tiles * blocks[level], calls * tiles * sum(blocks[:level])
         once = sum(len(ancestry.offsets[k]) * blocks[k] for k in range(level))
         rows.append(
             {
                 "resolution": list(pyramid.levels[level]),
                 "tiles": tiles,
-                "steps": settings.steps[level],
+                "solver": settings.solvers[level].name,
+                "steps": settings.solvers[level].steps,
                 "evaluations": calls,
                 "block_passes_cached": own,
                 "block_passes_uncached": own + below,

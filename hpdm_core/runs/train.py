@@ -255,7 +255,7 @@ class Run:
             network=network,
             module=module,
             optimizer=build_optimizer(network, self.recipe.optim),
-            ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
+            ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_rampup_ratio),
         )
 
     def _check_room(self, network: nn.Module) -> None:
@@ -331,12 +331,12 @@ def plan_from(recipe: Recipe) -> Plan:
             steps=settings.steps,
             warmup_steps=optim.warmup_steps,
             schedule=optim.schedule,
-            final_share=optim.final_lr_share,
+            final_share=optim.final_lr_fraction,
         ),
         grad_clip=optim.grad_clip,
         micro_batch=settings.micro_batch,
         precision=settings.precision,
-        pyramid_cuts=settings.pyramid_cuts,
+        level_drop_prob=settings.level_drop_prob,
         checkpoint_every=settings.checkpoint_every,
         preview_every=settings.preview_every,
     )

@@ -114,7 +114,7 @@ def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], No
         frame_stride=data.frame_stride,
         short_clips=data.short_clips,
         flip=data.flip,
-        image_share=data.image_share,
+        image_fraction=data.image_fraction,
     )
     usable = [entry for entry in entries if rules.usable(entry)]
     short = len(entries) - len(usable)

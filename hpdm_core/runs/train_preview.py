@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpdm_core.build import build_sampling
+from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.pictures import contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
-from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
@@ -75,7 +74,7 @@ def _draw(
     """Return (b, t, h, w, c) uint8 at the finest level."""
     free = available_memory(torch.device("cpu"))
     levels = generate(
-        LevelDenoiser(network=network, sigma_in=recipe.diffusion.sigma_in),
+        build_denoiser(recipe, network),
         recipe.pyramid.build(),
         build_sampling(recipe),
         seeds=tuple(range(recipe.train.preview_videos)),

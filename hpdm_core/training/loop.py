@@ -48,7 +48,7 @@ class Plan:
         grad_clip: largest norm of all gradients together.
         micro_batch: rows per pass and device; None: all at once.
         precision: of matrix products.
-        pyramid_cuts: share of steps that leave out the finest levels.
+        level_drop_prob: share of steps that leave out the finest levels.
         checkpoint_every: steps between checkpoints.
         preview_every: steps between previews; 0: none.
     """
@@ -59,7 +59,7 @@ class Plan:
     grad_clip: float
     micro_batch: int | None
     precision: Precision
-    pyramid_cuts: float
+    level_drop_prob: float
     checkpoint_every: int
     preview_every: int
 
@@ -141,7 +141,7 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     levels = levels_of_step(
-        state.step, seed=plan.seed, levels=len(batch.patches), cuts=plan.pyramid_cuts
+        state.step, seed=plan.seed, levels=len(batch.patches), cuts=plan.level_drop_prob
     )
     state.optimizer.zero_grad(set_to_none=True)
     losses = _accumulate(state, keep_levels(batch, levels), loss, plan, parallel)

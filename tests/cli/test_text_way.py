@@ -19,7 +19,7 @@ from hpdm_core.runs.train_preview import preview_conditions
 CAPTIONS = ["a red wave rolls in", "a blue wave rolls out", "night over the sea", "a still beach"]
 BASE = """\
 description: one level, videos and images together
-data: {name: captions, workers: 0, image_share: 0.4, frame_stride: 2, short_clips: hold}
+data: {name: captions, workers: 0, image_fraction: 0.4, frame_stride: 2, short_clips: hold}
 pyramid:
   patch: [2, 12, 16]
   levels: [[2, 12, 16]]
@@ -190,7 +190,7 @@ def test_videos_and_images_train_together_with_their_texts(place):
             still[repeated] += "3" not in key
     loader.close()
     share = still[True] / sum(still.values())
-    assert 0.25 < share < 0.55  # image_share is 0.4
+    assert 0.25 < share < 0.55  # image_fraction is 0.4
 
 
 def test_previews_show_captions_from_all_over_the_data(place):

@@ -1,4 +1,4 @@
-"""Sec. 3.1, 4 (Eq. 4), 4.6: noise, v-prediction with input scaling, and the loss of a pyramid."""
+"""Sec. 3.1, 4 (Eq. 4), 4.6: noise, what the network predicts, and the loss of a pyramid."""
 
 from dataclasses import replace
 
@@ -7,20 +7,16 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
-from hpdm_core.diffusion.preconditioning import (
-    add_noise,
-    coefficients,
-    network_target,
-    noise_label,
-)
+from hpdm_core.diffusion.preconditioning import Preconditioning, add_noise
 from hpdm_core.records import NO_CLASS, PatchBatch
-from tests.paper.tiny import make_batch, make_network, make_pyramid
+from tests.paper.tiny import make_batch, make_network, make_preconditioning, make_pyramid
 
+PARAMETRISATIONS = ("v", "x", "snapvideo")
 SIGMA_IN = (0.5, 1.0, 4.0, 16.0)
 SIGMAS = torch.tensor([0.002, 0.05, 0.3, 1.0, 4.0, 80.0], dtype=torch.float64)
 PLAIN = PatchDiffusion(
     pyramid=make_pyramid(3),
-    sigma_in=(1.0, 2.0, 4.0),
+    preconditioning=make_preconditioning(3),
     noise_mean=(-1.2, -1.2, -1.2),
     noise_std=(1.2, 1.2, 1.2),
     level_weights=(1.0, 1.0, 1.0),
@@ -35,59 +31,122 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten()
 
 
-# Preconditioning, for any input scale.
+def make(parametrisation: str, *, sigma_data: float = 0.5, sigma_in: float = 4.0, cap: float = 1e12):
+    return Preconditioning(
+        parametrisation=parametrisation,
+        sigma_data=sigma_data,
+        sigma_in=sigma_in,
+        x_weight_cap=cap,
+    )
 
 
-@pytest.mark.parametrize("sigma_in", SIGMA_IN)
-def test_the_true_target_is_denoised_to_the_clean_video(sigma_in):
-    x, eps = (torch.randn(len(SIGMAS), 3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
-    scales = coefficients(SIGMAS, sigma_in)
-    noisy = add_noise(x, eps, SIGMAS, sigma_in)
-    denoised = scales.c_skip * noisy + scales.c_out * network_target(x, eps, SIGMAS)
-    assert torch.allclose(denoised, x, atol=1e-10)
+# Preconditioning.
 
 
-@pytest.mark.parametrize("sigma_in", SIGMA_IN)
-def test_network_inputs_and_targets_have_unit_variance(sigma_in):
-    """For videos of unit variance, by the variance of a sum of independent parts."""
-    scales = coefficients(SIGMAS, sigma_in)
-    assert torch.allclose(flat(scales.c_in) ** 2 * (1 / sigma_in**2 + SIGMAS**2), 0 * SIGMAS + 1)
-    ones, zeros = torch.ones(len(SIGMAS), 1, 1, 1, 1), torch.zeros(len(SIGMAS), 1, 1, 1, 1)
-    of_video = network_target(ones.double(), zeros, SIGMAS)
-    of_noise = network_target(zeros, ones.double(), SIGMAS)
-    assert torch.allclose(flat(of_video**2 + of_noise**2), 0 * SIGMAS + 1)
-
-
-@pytest.mark.parametrize("sigma_in", SIGMA_IN)
-def test_the_loss_weight_is_one_plus_one_over_sigma_squared_on_the_denoised_video(sigma_in):
-    scales = coefficients(SIGMAS, sigma_in)
-    on_denoised = flat(scales.loss_weight / scales.c_out**2)
-    assert torch.allclose(on_denoised, 1 + 1 / SIGMAS**2)
-
-
-def test_with_input_scale_one_this_is_edm():
-    """Karras et al. 2022, Table 1, with sigma_data = 1; c_out has the sign of v."""
-    scales = coefficients(SIGMAS, 1.0)
-    root = (1 + SIGMAS**2).sqrt()
-    assert torch.allclose(flat(scales.c_skip), 1 / root**2)
-    assert torch.allclose(flat(scales.c_out), -SIGMAS / root)
+@pytest.mark.parametrize("sigma_data", [0.3, 0.5, 1.0])
+def test_v_is_edm(sigma_data):
+    """Karras et al. 2022, Table 1, written out."""
+    scales, sd = make("v", sigma_data=sigma_data)(SIGMAS), sigma_data
+    root = (SIGMAS**2 + sd**2).sqrt()
+    assert torch.allclose(flat(scales.c_skip), sd**2 / root**2)
+    assert torch.allclose(flat(scales.c_out), SIGMAS * sd / root)
     assert torch.allclose(flat(scales.c_in), 1 / root)
-    assert torch.allclose(flat(scales.loss_weight), torch.ones_like(SIGMAS))
-    assert torch.allclose(noise_label(SIGMAS), SIGMAS.log() / 4)
+    assert torch.allclose(flat(scales.weight), (SIGMAS**2 + sd**2) / (SIGMAS * sd) ** 2)
+    assert torch.allclose(scales.c_noise, SIGMAS.log() / 4)
+
+
+def test_v_is_v_prediction_of_the_variance_preserving_process():
+    """Salimans and Ho 2022: z = a x' + s eps, v = a eps - s x', with x' = x / sigma_data.
+
+    With s / a = sigma / sigma_data the network's target is -v: EDM's sign.
+    """
+    sd = 0.5
+    scales = make("v", sigma_data=sd)(SIGMAS)
+    x, eps = (torch.randn(len(SIGMAS), 3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    noisy = add_noise(x, eps, SIGMAS)
+    target = (x - scales.c_skip * noisy) / scales.c_out
+    angle = torch.atan(SIGMAS / sd).reshape(-1, 1, 1, 1, 1)
+    v = angle.cos() * eps - angle.sin() * x / sd
+    assert torch.allclose(target, -v, atol=1e-9)
+    assert torch.allclose(scales.c_in * noisy, angle.cos() * x / sd + angle.sin() * eps)
+
+
+def test_x_predicts_the_video_alone_and_its_weight_is_capped():
+    scales, edm = make("x", cap=400.0)(SIGMAS), make("v")(SIGMAS)
+    assert not scales.c_skip.any()
+    assert torch.equal(scales.c_out, torch.full_like(scales.c_out, 0.5))
+    assert torch.equal(scales.c_in, edm.c_in)
+    assert torch.equal(scales.weight, edm.weight.clamp(max=400.0))
+    assert flat(scales.weight)[:2].tolist() == [400.0, 400.0]
 
 
 @pytest.mark.parametrize("sigma_in", SIGMA_IN)
-@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
-def test_the_optimal_network_for_gaussian_videos_gives_the_posterior_mean(sigma_in, spread):
-    """x ~ N(0, s^2): E[x | y] and E[target | y] are both known, and must map onto each other."""
-    scales = coefficients(SIGMAS, sigma_in)
+def test_snapvideos_form_is_that_of_the_scaled_video(sigma_in):
+    """Menapace et al. 2024: v = eps - s y of y = x / sigma_in at noise s = sigma / sigma_in."""
+    scales, s = make("snapvideo", sigma_in=sigma_in)(SIGMAS), SIGMAS / sigma_in
+    column = s.reshape(-1, 1, 1, 1, 1)
+    x, eps = (torch.randn(len(SIGMAS), 3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    noisy = add_noise(x, eps, SIGMAS)
+    target = (eps - column * x) * (1 + column**2).rsqrt()
+    assert torch.allclose(scales.denoised(noisy, target), x, atol=1e-10)
+    unit = flat(scales.c_in) ** 2 * (1 + SIGMAS**2)  # videos of unit variance
+    assert torch.allclose(unit, torch.ones_like(unit))
+    assert torch.allclose(flat(scales.weight), 1 + 1 / s**2)
+    assert torch.allclose(scales.c_noise, s.log() / 4)
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("sigma_in", SIGMA_IN)
+def test_the_target_of_f_undoes_itself(parametrisation, sigma_in):
+    x, eps = (torch.randn(len(SIGMAS), 3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    scales, noisy = make(parametrisation, sigma_in=sigma_in)(SIGMAS), add_noise(x, eps, SIGMAS)
+    target = (x - scales.c_skip * noisy) / scales.c_out
+    assert torch.allclose(scales.denoised(noisy, target), x, atol=1e-10)
+
+
+def test_inputs_and_targets_of_v_have_unit_variance_for_gaussian_videos():
+    """By the variance of a sum of independent parts; so the loss starts near 1 on every level."""
+    sd, scales = 0.5, make("v")(SIGMAS)
+    assert torch.allclose(flat(scales.c_in) ** 2 * (sd**2 + SIGMAS**2), 0 * SIGMAS + 1)
+    of_video = (1 - flat(scales.c_skip)) / flat(scales.c_out)
+    of_noise = flat(scales.c_skip) * SIGMAS / flat(scales.c_out)
+    assert torch.allclose((sd * of_video) ** 2 + of_noise**2, 0 * SIGMAS + 1)
+    # The weight on the error of D is 1 on that of F.
+    assert torch.allclose(flat(scales.weight * scales.c_out**2), 0 * SIGMAS + 1)
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("sigma_in", SIGMA_IN)
+@pytest.mark.parametrize("spread", [0.2, 0.5, 1.0])
+def test_the_optimal_network_for_gaussian_videos_gives_the_posterior_mean(
+    parametrisation, sigma_in, spread
+):
+    """x ~ N(0, s^2): F* = Cov(target, y) / Var(y) y is the best F, and D of it is E[x | y]."""
+    scales = make(parametrisation, sigma_in=sigma_in)(SIGMAS)
     y = torch.tensor(0.7, dtype=torch.float64)
-    variance = spread**2 / sigma_in**2 + SIGMAS**2
-    posterior_mean = spread**2 / sigma_in / variance * y
-    covariance_v_y = SIGMAS - SIGMAS * spread**2 / sigma_in  # v = eps - sigma x
-    optimal_f = covariance_v_y / variance * y / (1 + SIGMAS**2).sqrt()
-    denoised = flat(scales.c_skip) * y + flat(scales.c_out) * optimal_f
-    assert torch.allclose(denoised, posterior_mean, atol=1e-12)
+    variance = spread**2 + SIGMAS**2
+    c_skip, c_out = flat(scales.c_skip), flat(scales.c_out)
+    covariance = (spread**2 - c_skip * variance) / c_out
+    optimal_f = (covariance / variance * y).reshape(-1, 1, 1, 1, 1)
+    denoised = flat(scales.denoised(y, optimal_f))
+    assert torch.allclose(denoised, spread**2 / variance * y, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma_in", SIGMA_IN)
+def test_how_much_noise_an_f_of_zero_leaves_in_the_denoised_video(sigma_in):
+    """What F has to cancel pixel by pixel: at most sigma_data / 2 for v, nothing for x.
+
+    SnapVideo's form leaves sqrt(sigma_in) / 2, more than the videos' own deviation of 0.5 from
+    sigma_in 1 on.
+    """
+    sigma = torch.logspace(-4, 4, 20_001, dtype=torch.float64)
+    left = {
+        name: (flat(make(name, sigma_in=sigma_in)(sigma).c_skip) * sigma).max().item()
+        for name in PARAMETRISATIONS
+    }
+    assert left["v"] == pytest.approx(0.5 / 2, rel=1e-4)
+    assert left["x"] == 0.0
+    assert left["snapvideo"] == pytest.approx(sigma_in**0.5 / 2, rel=1e-4)
 
 
 # The loss: Eq. 4 with the weights above.
@@ -99,8 +158,8 @@ class Recorder:
     def __init__(self, factor: float = 0.3) -> None:
         self.factor, self.calls = factor, []
 
-    def __call__(self, inputs, noise_labels, boxes, condition, latents):
-        self.calls.append((inputs, noise_labels, boxes, condition, latents))
+    def __call__(self, inputs, c_noise, boxes, condition, latents):
+        self.calls.append((inputs, c_noise, boxes, condition, latents))
         states = tuple(torch.full((len(x), 2, 2), 1.0) for x in inputs)
         return tuple(self.factor * x for x in inputs), states
 
@@ -115,10 +174,15 @@ def take(batch: PatchBatch, rows: slice, levels: int | None = None) -> PatchBatc
     )
 
 
-def test_the_loss_is_equation_4_with_edms_weights():
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+def test_the_loss_is_equation_4_with_the_weights_of_its_parametrisation(parametrisation):
     """Slow and plain: undo the preconditioning and compare clean videos, level by level."""
     batch = make_batch(PLAIN.pyramid, 3)
-    diffusion = replace(PLAIN, level_weights=(1.0, 2.0, 0.5))
+    diffusion = replace(
+        PLAIN,
+        level_weights=(1.0, 2.0, 0.5),
+        preconditioning=make_preconditioning(3, parametrisation),
+    )
     draws, network = diffusion.draw(batch, seed=1, step=2), Recorder()
     losses = diffusion.loss(network, batch, seed=1, step=2)
     expected = []
@@ -126,17 +190,20 @@ def test_the_loss_is_equation_4_with_edms_weights():
         errors = []
         for row in range(3):
             x, eps = batch.patches[level][row].double(), draws.noise[level][row].double()
-            sigma, s_in = draws.sigma[row, level].double(), diffusion.sigma_in[level]
-            noisy = x / s_in + sigma * eps
-            scales = coefficients(sigma[None], s_in)
+            sigma = draws.sigma[row, level].double()
+            scales = diffusion.preconditioning[level](sigma[None])
+            noisy = x + sigma * eps
             given = scales.c_in.squeeze() * noisy
             denoised = scales.c_skip.squeeze() * noisy + scales.c_out.squeeze() * 0.3 * given
-            errors.append((1 + 1 / sigma**2) * (denoised - x).square().mean())
+            on_f = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+            s = sigma / diffusion.preconditioning[level].sigma_in
+            known = {"v": on_f, "x": on_f.clamp(max=400), "snapvideo": 1 + 1 / s**2}
+            errors.append(known[parametrisation] * (denoised - x).square().mean())
         expected.append(weight * torch.stack(errors).mean())
         assert losses.per_level[level].item() == pytest.approx(
-            expected[-1].item() / weight, rel=1e-4
+            expected[-1].item() / weight, rel=1e-3
         )
-    assert losses.total.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+    assert losses.total.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-3)
 
 
 def test_levels_are_corrupted_independently():

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
-from hpdm_core.diffusion.preconditioning import coefficients, noise_label
 from hpdm_core.errors import RecipeError
 from hpdm_core.geometry.boxes import level_box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid
@@ -29,6 +28,7 @@ from tests.paper.tiny import (
     draw,
     make_condition,
     make_network,
+    make_preconditioning,
     make_pyramid,
     make_settings,
 )
@@ -106,11 +106,11 @@ def test_average_of_overlapping_tiles_equals_the_whole_for_a_pointwise_denoiser(
     def ideal(noisy: Tensor, sigma: float, level: int) -> Tensor:
         return torch.tanh(noisy / (1 + sigma)) + 0.1 * level
 
-    sigma_in = (1.0, 2.0, 4.0)
+    network = PointwiseNetwork(ideal, make_preconditioning(3))
     for level in range(3):
         x = torch.randn(2, 3, *pyramid.levels[level])
         tiled = TiledLevel(
-            denoiser=LevelDenoiser(network=PointwiseNetwork(ideal, sigma_in), sigma_in=sigma_in),
+            denoiser=LevelDenoiser(network=network, preconditioning=network.preconditioning),
             pyramid=pyramid,
             level=level,
             overlap=overlap,
@@ -127,7 +127,7 @@ def test_average_of_overlapping_tiles_equals_the_whole_for_a_pointwise_denoiser(
 def test_average_weighs_all_tiles_of_a_pixel_alike():
     """Against a plain mean over the tiles' own answers, which differ."""
     pyramid, network, level = make_pyramid(2), make_network(2), 1
-    denoiser = LevelDenoiser(network=network, sigma_in=(1.0, 2.0))
+    denoiser = LevelDenoiser(network=network, preconditioning=make_preconditioning(2))
     x, lower = torch.randn(1, 3, *pyramid.levels[1]), torch.randn(1, 3, *pyramid.levels[0])
     tiled = TiledLevel(
         denoiser=denoiser, pyramid=pyramid, level=level, overlap="fhw",
@@ -206,12 +206,13 @@ def test_tiles_share_their_ancestors():
 def test_a_tile_gets_the_context_that_training_would_give_it(context, time_grows):
     """Every tile's answer is that of the whole network on its nested patches, as in training."""
     pyramid, level, sigma = make_pyramid(3, time_grows=time_grows), 2, 0.7
-    network, sigma_in, clean = make_network(3, context=context), (1.0, 2.0, 4.0), 0.05
+    network, clean = make_network(3, context=context), 0.05
+    preconditioning = make_preconditioning(3)
     x = torch.randn(1, 3, *pyramid.levels[level])
     lower = tuple(torch.randn(1, 3, *size) for size in pyramid.levels[:level])
     tiled = TiledLevel(
-        denoiser=LevelDenoiser(network=network, sigma_in=sigma_in), pyramid=pyramid, level=level,
-        overlap="", condition=make_condition(1), lower=lower, context_sigma=clean, tile_batch=7,
+        denoiser=LevelDenoiser(network=network, preconditioning=preconditioning),
+        pyramid=pyramid, level=level, overlap="", condition=make_condition(1), lower=lower, context_sigma=clean, tile_batch=7,
         cache=None, self_conditioning=False,
     )(x, sigma)  # fmt: skip
     ancestry = make_ancestry(pyramid, level, "")
@@ -221,17 +222,16 @@ def test_a_tile_gets_the_context_that_training_would_give_it(context, time_grows
         for k in range(level, 0, -1):
             chain.insert(0, ancestry.parents[k][chain[0]].item())
         offsets = torch.stack([ancestry.offsets[k][chain[k]] for k in range(level + 1)])
-        patches = []
-        for video, offset, noise_level, scale in zip(
-            (*lower, x), offsets.tolist(), noise, sigma_in, strict=True
-        ):
+        patches, c_noise = [], []
+        for k, (video, offset) in enumerate(zip((*lower, x), offsets.tolist(), strict=True)):
             patch = video[(slice(None), slice(None), *tile_slices(pyramid, offset))]
-            patches.append(coefficients(noise_level[None], scale).c_in * patch)
+            scales = preconditioning[k](noise[k : k + 1])
+            patches.append(scales.c_in * patch)
+            c_noise.append(scales.c_noise)
         boxes = pyramid_boxes(pyramid, offsets[None])
-        outputs, _ = network(tuple(patches), noise_label(noise)[None], boxes, make_condition(1))
-        scales = coefficients(noise[-1:], sigma_in[-1])
+        outputs, _ = network(tuple(patches), torch.stack(c_noise, 1), boxes, make_condition(1))
         place = (slice(None), slice(None), *tile_slices(pyramid, offsets[-1].tolist()))
-        denoised = (scales.c_skip * x[place] + scales.c_out * outputs[-1]) / sigma_in[-1]
+        denoised = scales.denoised(x[place], outputs[-1])
         assert torch.allclose(tiled[place], denoised, atol=1e-5)
 
 
@@ -245,7 +245,7 @@ def test_levels_are_generated_one_after_the_other_at_their_resolutions():
         order.append((level, sigma))
         return noisy / (1 + sigma**2)
 
-    network = PointwiseNetwork(ideal, (1.0, 2.0, 4.0))
+    network = PointwiseNetwork(ideal, make_preconditioning(3))
     videos = draw(network, pyramid, make_settings((4, 3, 2)), seeds=(0, 1))
     assert [video.shape for video in videos] == [(2, 3, *size) for size in pyramid.levels]
     # Finished levels are run once more, nearly clean, as context of the next one.
@@ -285,7 +285,7 @@ def test_context_noise_and_level_0s_stochasticity_are_options():
     network, pyramid, settings = make_network(2), make_pyramid(2), make_settings((3, 2))
     plain = draw(network, pyramid, settings)
     noisier = draw(network, pyramid, replace(settings, context_sigma=0.5))
-    churned = draw(network, pyramid, replace(settings, churn=10.0))
+    churned = draw(network, pyramid, make_settings((3, 2), churn=10.0))
     assert torch.equal(plain[0], noisier[0])
     assert not torch.allclose(plain[1], noisier[1], atol=1e-4)
     assert not torch.allclose(plain[0], churned[0], atol=1e-4)
@@ -306,3 +306,38 @@ def test_guidance_extrapolates_from_none_to_the_condition():
     for guidance in (0.0, 0.5, 3.0):
         expected = without + guidance * (with_it - without)
         assert torch.allclose(video(guidance, condition), expected, atol=1e-4)
+
+
+def test_guidance_outside_its_interval_is_off_and_costs_nothing():
+    """Kynkäänniemi et al. 2024: the unconditional rows run inside the interval alone."""
+    network, pyramid = make_network(2), make_pyramid(2)
+    condition, passes = make_condition(1, seed=1), []
+    handle = network.tokenizer.register_forward_hook(lambda _, args, __: passes.append(len(args[0])))
+
+    def run(guidance: float, interval: tuple[float, float] | None) -> tuple[Tensor, ...]:
+        passes.clear()
+        settings = make_settings((3, 3), guidance=guidance, guidance_interval=interval)
+        return draw(network, pyramid, settings, condition=condition)
+
+    plain, count = run(1.0, None), sum(passes)
+    outside, count_outside = run(4.0, (1000.0, 2000.0)), sum(passes)
+    assert all(torch.equal(a, b) for a, b in zip(plain, outside, strict=True))
+    assert count_outside == count
+    whole, count_whole = run(4.0, None), sum(passes)
+    assert count_whole == 2 * count
+    part, count_part = run(4.0, (0.0, 1.0)), sum(passes)
+    assert count < count_part < count_whole
+    for other in (plain, whole):
+        assert not torch.allclose(part[1], other[1], atol=1e-3)
+    handle.remove()
+
+
+def test_clipped_estimates_stay_in_range():
+    """A denoiser that answers 3 everywhere ends at 1 where its estimates are clipped (RIN)."""
+    network = PointwiseNetwork(
+        lambda noisy, sigma, level: torch.full_like(noisy, 3.0), make_preconditioning(1)
+    )
+    for clip, end in ((False, 3.0), (True, 1.0)):
+        settings = make_settings((4,), clip_denoised=clip)
+        video = draw(network, make_pyramid(1), settings)[0]
+        assert torch.allclose(video, torch.full_like(video, end), atol=1e-3)

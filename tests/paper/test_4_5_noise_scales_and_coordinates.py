@@ -3,6 +3,7 @@
 Whole-pixel patches in training are tested with Sec. 4.1, whole-pixel tiles with Sec. 4.4.
 """
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from hpdm_core.diffusion.preconditioning import add_noise, coefficients
+from hpdm_core.build import build_diffusion
 from hpdm_core.recipe.load import load_recipe
 from tests.paper.test_3_1_diffusion import PLAIN
 from tests.paper.tiny import make_batch
@@ -29,16 +30,13 @@ def test_ucfs_scales_are_the_patchs_side_over_64_times_the_root_of_its_frames():
     assert recipe.diffusion.sigma_in[0] == (side / 64) * frames**0.5 == 4
 
 
-@pytest.mark.parametrize("sigma_in", [1.0, 4.0, 16.0])
-def test_a_larger_input_scale_hides_more_of_the_video_at_the_same_noise(sigma_in):
-    """The noise on the video itself, not on the scaled one, is sigma * sigma_in."""
-    video = torch.randn(1, 3, 4, 16, 16).double()
-    noise = torch.randn_like(video)
-    sigma = torch.tensor([0.3]).double()
-    noisy = add_noise(video, noise, sigma, sigma_in)
-    assert torch.allclose(sigma_in * noisy - video, sigma_in * 0.3 * noise)
-    scaled = coefficients(sigma, sigma_in).c_in * noisy
-    assert scaled.std().item() == pytest.approx(1, abs=0.05)
+@pytest.mark.parametrize("name", ["hpdm_s", "hpdm_t2v"])
+def test_input_scaling_shifts_the_noise_law(name):
+    """Dividing the video by b before noise of sigma is added is noise of b sigma on the video."""
+    recipe = load_recipe(name)
+    laws = build_diffusion(recipe).noise_mean
+    expected = [-1.2 + math.log(scale) for scale in recipe.diffusion.sigma_in]
+    assert laws == pytest.approx(expected)
 
 
 def test_noise_levels_follow_each_levels_own_law():
@@ -68,7 +66,7 @@ def test_share_of_level_2_that_is_trained_under_little_noise(base, share):
     assert norm.cdf((torch.log(torch.tensor(0.5 / sigma_in)) + 1.2) / 1.2) == pytest.approx(
         share, abs=0.005
     )
-    diffusion = replace(PLAIN, sigma_in=(base, 2 * base, sigma_in))
-    draws = diffusion.draw(make_batch(PLAIN.pyramid, 3000), seed=2, step=0)
-    drawn = (draws.sigma[:, 2] * sigma_in < 0.5).float().mean().item()
+    means = tuple(-1.2 + math.log(scale) for scale in (base, 2 * base, sigma_in))
+    draws = replace(PLAIN, noise_mean=means).draw(make_batch(PLAIN.pyramid, 3000), seed=2, step=0)
+    drawn = (draws.sigma[:, 2] < 0.5).float().mean().item()
     assert drawn == pytest.approx(share, abs=0.03)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
-from hpdm_core.diffusion.preconditioning import coefficients
+from hpdm_core.diffusion.guidance import Guidance
+from hpdm_core.diffusion.preconditioning import Preconditioning
+from hpdm_core.diffusion.samplers import Solver
 from hpdm_core.geometry.boxes import Box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.inference.activation_cache import ActivationCache
@@ -137,14 +139,16 @@ class PointwiseNetwork:
     """A LevelNetwork that denoises each pixel on its own, as `ideal(y, sigma)` says.
 
     Args:
-        ideal: the best estimate of the scaled video y from y + sigma eps.
-        sigma_in: input scale of each level.
+        ideal: the best estimate of the video x from (x + sigma eps, sigma, level).
+        preconditioning: per level, what the network predicts.
     """
 
     def __init__(
-        self, ideal: Callable[[Tensor, float, int], Tensor], sigma_in: Sequence[float]
+        self,
+        ideal: Callable[[Tensor, float, int], Tensor],
+        preconditioning: Sequence[Preconditioning],
     ) -> None:
-        self.ideal, self.sigma_in = ideal, sigma_in
+        self.ideal, self.preconditioning = ideal, preconditioning
         self.batches: list[int] = []
 
     def run_level(
@@ -159,9 +163,11 @@ class PointwiseNetwork:
     ) -> LevelOutput:
         self.batches.append(len(inputs))
         sigma = (4 * noise_labels.double()).exp()
-        scales = coefficients(sigma, self.sigma_in[level])
+        if self.preconditioning[level].parametrisation == "snapvideo":
+            sigma = sigma * self.preconditioning[level].sigma_in
+        scales = self.preconditioning[level](sigma)
         noisy = inputs.double() / scales.c_in
-        denoised = self.ideal(noisy, float(sigma[0]), level) * self.sigma_in[level]
+        denoised = self.ideal(noisy, float(sigma[0]), level)
         output = ((denoised - scales.c_skip * noisy) / scales.c_out).float()
         return LevelOutput(output=output, latents=inputs.new_zeros(len(inputs), 1, 1), features=())
 
@@ -171,28 +177,52 @@ class PointwiseNetwork:
         return ()
 
 
+def make_preconditioning(levels: int, parametrisation: str = "v") -> tuple[Preconditioning, ...]:
+    """Return what a network predicts on each level, with input scales 1, 2, 4, ..."""
+    return tuple(
+        Preconditioning(
+            parametrisation=parametrisation,
+            sigma_data=0.5,
+            sigma_in=2.0**level,
+            x_weight_cap=400.0,
+        )
+        for level in range(levels)
+    )
+
+
 def make_settings(
     steps: Sequence[int],
     *,
     overlap: str = "fhw",
     guidance: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
+    solver: str | None = None,
     churn: float = 0.0,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
+    clip_denoised: bool = False,
     self_conditioning: bool = False,
 ) -> SamplingSettings:
     """Return sampling settings, with EDM's noise levels unless told otherwise.
 
+    Without a solver level 0 takes Heun's, stochastic by `churn`, and the others Euler's (appendix A).
+
     Few steps over many noise levels multiply rounding: narrow the levels where videos are compared.
     """
     return SamplingSettings(
-        steps=tuple(steps),
+        solvers=tuple(
+            Solver(
+                name=solver or ("euler" if level else "heun"),
+                steps=count,
+                sigma_min=sigma_min,
+                sigma_max=sigma_max,
+                churn=0.0 if level else churn,
+            )
+            for level, count in enumerate(steps)
+        ),
         overlap=overlap,
-        guidance=guidance,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        rho=7.0,
-        churn=churn,
+        guidance=Guidance(scale=guidance, interval=guidance_interval),
+        clip_denoised=clip_denoised,
         context_sigma=0.002,
         self_conditioning=self_conditioning,
     )
@@ -221,9 +251,12 @@ def draw(
     condition: Condition | None = None,
     work: Work | None = None,
 ) -> tuple[Tensor, ...]:
-    """Generate videos with input scales 1, 2, 4, ...; by default with a cache of any size."""
+    """Generate videos; by default with v-prediction and a cache of any size."""
+    preconditioning = make_preconditioning(pyramid.num_levels)
+    if isinstance(network, PointwiseNetwork):
+        preconditioning = tuple(network.preconditioning)
     return generate(
-        LevelDenoiser(network=network, sigma_in=tuple(2.0**k for k in range(pyramid.num_levels))),
+        LevelDenoiser(network=network, preconditioning=preconditioning),
         pyramid,
         settings,
         seeds=tuple(seeds),

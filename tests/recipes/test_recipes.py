@@ -75,7 +75,7 @@ def test_table_8_hyperparameters(name):
     assert recipe.optim.warmup_steps == (5_000 if text else 10_000)
     assert recipe.train.parallel == ("fsdp" if text else "ddp")
     assert (recipe.train.steps, recipe.train.batch_size) == (row["steps"], row["batch"])
-    assert recipe.data.image_share == (0.5 if text else 0.0)
+    assert recipe.data.image_fraction == (0.5 if text else 0.0)
 
 
 @pytest.mark.parametrize("name", LEVELS)

@@ -134,8 +134,8 @@ def test_a_flip_mirrors_the_clip_before_patches_are_cut(dataset):
             assert errors.min() < 1e-2
 
 
-def test_image_share_repeats_one_frame(dataset):
-    for patch in take(loader(dataset, image_share=1.0), 0, 1)[0].patches:
+def test_image_fraction_repeats_one_frame(dataset):
+    for patch in take(loader(dataset, image_fraction=1.0), 0, 1)[0].patches:
         assert torch.equal(patch, patch[:, :, :1].expand_as(patch))
 
 

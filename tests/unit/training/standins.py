@@ -130,7 +130,7 @@ def make_plan(**changes: object) -> Plan:
         "grad_clip": 1.0,
         "micro_batch": None,
         "precision": "fp32",
-        "pyramid_cuts": 0.0,
+        "level_drop_prob": 0.0,
         "checkpoint_every": 4,
         "preview_every": 0,
     }

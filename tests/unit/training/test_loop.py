@@ -79,7 +79,7 @@ def test_cuts_leave_out_the_finest_levels_in_their_share_of_steps():
 
 
 def test_a_cut_step_moves_no_weight_of_the_levels_left_out():
-    state, report = one_step(make_plan(pyramid_cuts=1.0))
+    state, report = one_step(make_plan(level_drop_prob=1.0))
     fresh = make_state(start_parallel("cpu", mode="ddp"), dropout=0.0)
     assert len(report.per_level) == LEVELS - 1
     assert torch.equal(state.network.fine.weight, fresh.network.fine.weight)

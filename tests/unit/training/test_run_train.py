@@ -137,7 +137,7 @@ def test_a_dry_run_counts_and_touches_nothing(recipe, tmp_path):
 
 
 def test_six_steps_equal_four_and_two_bit_for_bit(recipe, tmp_path):
-    recipe = changed(recipe, "train", pyramid_cuts=0.4)
+    recipe = changed(recipe, "train", level_drop_prob=0.4)
     go(recipe, tmp_path / "whole")
     go(changed(recipe, "train", steps=4), tmp_path / "parts")
     summary = go(recipe, tmp_path / "parts")

@@ -77,7 +77,7 @@ def run_here(folder: Path, parallel: Parallel, *, steps: int, **changes: object)
 
     return run(
         folder,
-        plan=make_plan(steps=steps, preview_every=3, pyramid_cuts=0.3),
+        plan=make_plan(steps=steps, preview_every=3, level_drop_prob=0.3),
         batches=batches,
         parallel=parallel,
         dropout=0.0,
