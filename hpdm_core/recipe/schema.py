@@ -140,11 +140,13 @@ class DiffusionRecipe(Section):
 class OptimRecipe(Section):
     """Optimiser and learning rate (Sec. 4.6, Table 8)."""
 
-    name: Literal["lamb", "adamw"] = Field("lamb", description="optimiser")
+    name: Literal["lamb", "adamw", "muon"] = Field(
+        "lamb", description="optimiser; `muon`: Muon for the blocks' matrices, AdamW for the rest"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(description="peak learning rate")
     betas: tuple[Share, Share] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.01, description="not applied to biases, norms and tables"
+        0.01, description="not applied to biases and norms"
     )
     grad_clip: Annotated[float, Field(gt=0)] = Field(
         1.0, description="largest norm of all gradients"
