@@ -3,6 +3,8 @@
 import math
 
 import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.guidance import Guidance
@@ -16,7 +18,9 @@ from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.flops import level_flops
 from hpdm_core.model.hpdm import HPDM, NetworkSize
 from hpdm_core.model.rin import BlockSize
-from hpdm_core.recipe.schema import Recipe
+from hpdm_core.recipe.schema import OptimRecipe, Recipe
+from hpdm_core.training.lamb import Lamb, parameter_groups
+from hpdm_core.training.muon import Muon, muon_groups
 
 # Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
 COUNTED_TEXT_TOKENS = 77
@@ -100,6 +104,17 @@ def build_preconditioning(recipe: Recipe) -> tuple[Preconditioning, ...]:
 def build_denoiser(recipe: Recipe, network: HPDM) -> LevelDenoiser:
     """Build the denoiser of a recipe around a network of it."""
     return LevelDenoiser(network=network, preconditioning=build_preconditioning(recipe))
+
+
+def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:
+    """Build the recipe's optimiser over a network's parameters, whole or sharded."""
+    if optim.name == "muon":
+        groups = muon_groups(network, weight_decay=optim.weight_decay)
+        return Muon(groups, optim.lr, betas=optim.betas)
+    groups = parameter_groups(network, weight_decay=optim.weight_decay)
+    if optim.name == "lamb":
+        return Lamb(groups, optim.lr, betas=optim.betas)
+    return AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
 
 
 def build_sampling(recipe: Recipe) -> SamplingSettings:

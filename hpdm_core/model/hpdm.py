@@ -130,15 +130,6 @@ class HPDM(nn.Module):
         for fusion in self.fusion.values():
             fusion.reset()
 
-    def no_decay_names(self) -> set[str]:
-        """Return the parameters without weight decay and trust ratio: biases, norms and tables."""
-        tables = ("latents", "tokenizer.positions.", "conditioning.classes.")
-        return {
-            name
-            for name, parameter in self.named_parameters()
-            if parameter.ndim < 2 or name.startswith(tables)
-        }
-
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass, to save memory."""
         self.activation_checkpointing = enabled

@@ -15,16 +15,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
 
 from hpdm_core import __version__
-from hpdm_core.build import build_diffusion, build_network, describe
+from hpdm_core.build import build_diffusion, build_network, build_optimizer, describe
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.errors import DataError, DeviceError, HpdmError
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
-from hpdm_core.recipe.schema import OptimRecipe, Recipe
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs import train_checks as checks
 from hpdm_core.runs.train_data import open_loader
 from hpdm_core.runs.train_init import Start, plan_start
@@ -34,7 +33,6 @@ from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
 from hpdm_core.training.ema import Ema
-from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.parallel import (
@@ -309,14 +307,6 @@ class Run:
             steps=settings.steps,
             sinks=sinks,
         )
-
-
-def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:
-    """Build the recipe's optimiser; biases, norms and tables neither decay nor adapt."""
-    groups = parameter_groups(network, weight_decay=optim.weight_decay)
-    if optim.name == "lamb":
-        return Lamb(groups, optim.lr, betas=optim.betas)
-    return AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
 
 
 def plan_from(recipe: Recipe) -> Plan:

@@ -30,16 +30,38 @@ def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
     return tensor.device_mesh.get_group() if hasattr(tensor, "device_mesh") else None
 
 
-def copy_whole(target: Tensor, source: Tensor) -> None:
-    """Copy the whole tensor `source` into `target`, taking this process's part of it."""
-    if hasattr(target, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
+def gathered(part: Tensor, *, like: Tensor) -> Tensor:
+    """Return the whole tensor of which this process holds `part` (collective where sharded).
 
-        source = source.to(target.device)
-        source = distribute_tensor(
-            source, target.device_mesh, target.placements, src_data_rank=None
-        )
-    local(target).copy_(local(source))
+    Args:
+        part: this process's shard, of any dtype.
+        like: a tensor that is sharded in the same way.
+    """
+    if not hasattr(like, "device_mesh"):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    sharded = DTensor.from_local(
+        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return sharded.full_tensor()
+
+
+def own_shard(source: Tensor, *, like: Tensor) -> Tensor:
+    """Return this process's shard of the whole tensor `source`, sharded as `like` is."""
+    if not hasattr(like, "device_mesh"):
+        return source
+    from torch.distributed.tensor import distribute_tensor
+
+    source = source.to(like.device)
+    return distribute_tensor(
+        source, like.device_mesh, like.placements, src_data_rank=None
+    ).to_local()
+
+
+def copy_whole(target: Tensor, source: Tensor) -> None:
+    """Copy the whole tensor `source` into `target`, taking this process's shard of it."""
+    local(target).copy_(own_shard(source, like=target))
 
 
 def reshard(network: nn.Module) -> None:

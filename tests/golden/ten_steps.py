@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpdm_core.build import build_diffusion, build_network
+from hpdm_core.build import build_diffusion, build_network, build_optimizer
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.model.hpdm import HPDM, TABLE_STD
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
-from hpdm_core.runs.train import build_optimizer, plan_from
+from hpdm_core.runs.train import plan_from
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.loop import train_step
 from hpdm_core.training.parallel import start_parallel
@@ -127,5 +127,5 @@ def wave(pyramid: Pyramid, level: int, offset: np.ndarray, speeds: np.ndarray) -
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    values = {name: ten_steps(name) for name in ("adamw", "lamb")}
+    values = {name: ten_steps(name) for name in ("adamw", "lamb", "muon")}
     VALUES.write_text(json.dumps(values, indent=1) + "\n")

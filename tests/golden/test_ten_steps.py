@@ -16,7 +16,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon"])
 def test_ten_steps(optimizer, one_thread):
     """Meant to change? `python -m tests.golden.ten_steps` writes the values anew."""
     expected = json.loads(VALUES.read_text())[optimizer]

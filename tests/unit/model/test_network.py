@@ -1,4 +1,4 @@
-"""The whole network: every option changes something; weights start and are grouped as written."""
+"""The whole network: every option changes something; weights start as written."""
 
 import pytest
 import torch
@@ -114,11 +114,3 @@ def test_weights_start_as_written():
             bound = (6 / fan) ** 0.5
             assert weight.abs().max() <= bound
             assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.25)
-
-
-def test_biases_norms_and_tables_are_left_out_of_weight_decay():
-    network = make_network(3)
-    names = network.no_decay_names()
-    for name, weight in network.named_parameters():
-        table = name == "latents" or "positions" in name or "classes" in name
-        assert (name in names) is (weight.ndim == 1 or table)

@@ -16,6 +16,7 @@ from hpdm_core.training.ema import Ema
 from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.lr import learning_rate
+from hpdm_core.training.muon import Muon, muon_groups
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry
@@ -51,9 +52,6 @@ class TinyNetwork(nn.Module):
         self.fine = nn.Linear(WIDTH, WIDTH)
         self.blocks = nn.ModuleList([Block(dropout) for _ in range(2)])
         self.write = nn.Linear(WIDTH, size)
-
-    def no_decay_names(self) -> set[str]:
-        return {"table"}
 
     def forward(self, inputs, noise_labels, boxes, condition, latents=None):
         outputs = []
@@ -144,6 +142,8 @@ def make_state(parallel: Parallel, *, dropout: float = 0.1, optimizer: str = "la
     groups = parameter_groups(network, weight_decay=0.01)
     if optimizer == "lamb":
         chosen = Lamb(groups, 0.02)
+    elif optimizer == "muon":
+        chosen = Muon(muon_groups(network, weight_decay=0.01), 0.02)
     else:
         chosen = torch.optim.AdamW(groups, lr=0.02, fused=True)
     return TrainState(

@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
         make_store(tmp_path, parallel).resume(state)
 
 
-@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw", "muon"])
 def test_pieces_equal_one_run_bit_for_bit(tmp_path, optimizer):
     """Weights, averages, moments, data order, dropout: 12 steps = 5 + 7 with a stop between."""
     whole = run(tmp_path / "whole", optimizer=optimizer)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hpdm_core.training.lamb import Lamb, parameter_groups
+from tests.paper.tiny import make_network
 from tests.unit.training.standins import TinyNetwork
 
 
@@ -84,18 +85,37 @@ def test_updates_are_counted_per_parameter():
     torch.testing.assert_close(late.detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_groups_leave_biases_norms_and_tables_out():
+def test_groups_leave_biases_and_norms_out_alone():
     network = TinyNetwork()
     names = {id(param): name for name, param in network.named_parameters()}
     matrices, rest = parameter_groups(network, weight_decay=0.3)
     assert {names[id(p)] for p in matrices["params"]} == {
+        "table",
         "read.weight",
         "fine.weight",
         "write.weight",
         "blocks.0.linear.weight",
         "blocks.1.linear.weight",
     }
-    assert "table" in {names[id(p)] for p in rest["params"]}
     assert len(matrices["params"]) + len(rest["params"]) == len(names)
     assert (matrices["weight_decay"], matrices["adapt"]) == (0.3, True)
     assert (rest["weight_decay"], rest["adapt"]) == (0.0, False)
+
+
+def test_one_step_moves_every_matrix_and_embedding_by_lr_of_its_norm():
+    """The whole network: the trust ratio makes the step lr ||x||, decay included."""
+    network, lr = make_network(3), 5e-3
+    before = {name: param.detach().clone() for name, param in network.named_parameters()}
+    torch.manual_seed(1)
+    for param in network.parameters():
+        param.grad = torch.randn_like(param).sign() * (1 + torch.rand_like(param))
+    Lamb(parameter_groups(network, weight_decay=0.01), lr).step()
+    for name, param in network.named_parameters():
+        moved = (param.detach() - before[name]).norm()
+        if param.ndim <= 1:  # the first step of Adam: lr for each entry
+            moved, expected = moved / param.numel() ** 0.5, torch.tensor(lr)
+        else:
+            expected = lr * before[name].norm()
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=0, msg=name)
+    embeddings = {"latents", "tokenizer.positions.tables.0", "conditioning.classes.weight"}
+    assert embeddings <= before.keys()

@@ -146,6 +146,30 @@ def test_a_disk_that_is_full_for_one_process_hangs_nobody(folder):
     assert list((folder / "full-disk" / "checkpoints").iterdir()) == []
 
 
+def test_muon_orthogonalises_whole_matrices_under_sharding(folder, tmp_path):
+    """Two processes with half of each matrix equal one with the whole; a resumed run the same."""
+    parallel = start_parallel("cpu", mode="ddp")
+    single = contents(run_here(tmp_path, parallel, steps=8, optimizer="muon"))
+    end, parts = (load_file(folder / f"muon-{name}.safetensors") for name in ("end", "parts"))
+    assert end.keys() == parts.keys() == single.keys()
+    assert "momentum_buffer/blocks.0.linear.weight" in single
+    for name, tensor in single.items():
+        torch.testing.assert_close(end[name], tensor, rtol=1e-4, atol=1e-5)
+        assert torch.equal(parts[name], end[name]), name
+
+
+def test_muon_s_shards_are_taken_back_by_one_process(folder, tmp_path):
+    parallel = start_parallel("cpu", mode="ddp")
+    state = make_state(parallel, optimizer="muon")
+    (tmp_path / "checkpoints").mkdir()
+    source = folder / "muon-run" / "checkpoints" / "step-00000008"
+    (tmp_path / "checkpoints" / source.name).symlink_to(source)
+    assert make_store(tmp_path, parallel).resume(state).name == source.name
+    end = load_file(folder / "muon-end.safetensors")
+    for name, tensor in contents(state).items():
+        assert torch.equal(tensor, end[name]), name
+
+
 def test_devices_that_are_absent_are_refused():
     with pytest.raises(DeviceError, match="expected auto, cpu or cuda"):
         resolve_device("tpu")

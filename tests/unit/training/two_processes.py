@@ -65,6 +65,7 @@ def main(folder: Path) -> None:
         other = dataclasses.replace(parallel, mode={"ddp": "fsdp", "fsdp": "ddp"}[mode])
         state = run_here(folder / f"{mode}-run", other, steps=10)
         dump(folder / f"{mode}-continued.safetensors", contents(state), other)
+    muon_run(folder, dataclasses.replace(parallel, mode="fsdp"))
     failing_disk(folder, dataclasses.replace(parallel, mode="fsdp"))
     parallel.close()
 
@@ -102,6 +103,15 @@ def full_run(folder: Path, mode: str, parallel: Parallel) -> None:
     held = sum(local(tensor).numel() for tensor in tensors.values())
     share = held / sum(tensor.numel() for tensor in tensors.values())
     (folder / f"{mode}-share-{parallel.rank}.txt").write_text(str(share))
+
+
+def muon_run(folder: Path, parallel: Parallel) -> None:
+    """Train with Muon under FSDP2, in one piece, and once more from the checkpoint of step 4."""
+    state = run_here(folder / "muon-run", parallel, steps=8, optimizer="muon")
+    dump(folder / "muon-end.safetensors", contents(state), parallel)
+    run_here(folder / "muon-parts", parallel, steps=4, optimizer="muon")
+    state = run_here(folder / "muon-parts", parallel, steps=8, optimizer="muon")
+    dump(folder / "muon-parts.safetensors", contents(state), parallel)
 
 
 def failing_disk(folder: Path, parallel: Parallel) -> None:
