@@ -52,6 +52,24 @@ def tile_offsets(pyramid: Pyramid, level: int, overlap: str) -> Tensor:
     return torch.tensor(list(product(*starts)), dtype=torch.int64)
 
 
+def tile_borders(
+    pyramid: Pyramid, level: int, overlap: str
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return where tiles of a level start or end inside it, rising, along (t, h, w).
+
+    A border p lies between the indices p - 1 and p; none where one tile covers the axis.
+
+    Args:
+        overlap: axes with 50% overlap, as `parse_overlap` returns them.
+    """
+    starts = tile_offsets(pyramid, level, overlap)
+    borders = []
+    for axis, (patch, size) in enumerate(zip(pyramid.patch, pyramid.levels[level], strict=True)):
+        edges = torch.cat([starts[:, axis], starts[:, axis] + patch]).unique().tolist()
+        borders.append(tuple(p for p in edges if 0 < p < size))
+    return tuple(borders)
+
+
 def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
     """Return for each patch the tile one level down that holds it and whose centre is nearest.
 

@@ -15,6 +15,7 @@ from hpdm_core.geometry.tiles import (
     make_ancestry,
     parent_offsets,
     parse_overlap,
+    tile_borders,
     tile_counts,
     tile_offsets,
     tile_slices,
@@ -57,6 +58,21 @@ def test_tile_counts_of_text_to_video():
     t2v, t2v_1k = (load_recipe(name).pyramid.build() for name in ("hpdm_t2v", "hpdm_t2v_1k"))
     assert [len(tile_offsets(t2v, k, "fhw")) for k in range(4)] == [1, 27, 343, 3375]
     assert [len(tile_offsets(t2v_1k, k, "fhw")) for k in range(4)] == [1, 9, 49, 225]
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize(("name", "level"), LEVELS)
+def test_borders_are_where_the_tiles_that_cover_a_pixel_change(name, level, overlap):
+    pyramid = PYRAMIDS[name]
+    offsets = tile_offsets(pyramid, level, overlap).tolist()
+    borders = tile_borders(pyramid, level, overlap)
+    for axis, size in enumerate(pyramid.levels[level]):
+        covering = [
+            {o[axis] for o in offsets if o[axis] <= pixel < o[axis] + pyramid.patch[axis]}
+            for pixel in range(size)
+        ]
+        changes = [p for p in range(1, size) if covering[p] != covering[p - 1]]
+        assert list(borders[axis]) == changes
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
