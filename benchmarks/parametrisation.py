@@ -1,0 +1,199 @@
+"""What a model learns by what it predicts: the same recipe, one thing changed, equal steps or time.
+
+    python benchmarks/parametrisation.py --json --steps 4000 --seeds 3
+    python benchmarks/parametrisation.py --compare optimiser --minutes 10
+    python benchmarks/parametrisation.py --compare token
+
+Trains `recipes/ablation_tiny.yaml` on moving shapes for each variant and seed, then measures the
+error by level and noise (lower levels finished), and of generated videos their flicker, pixel noise
+(HH) and seams at tile borders (`hpdm_core/metrics/quality.py`), beside those of real videos. A
+training that was done before, in the same --out, is not done again.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from noise_by_level import error_table
+
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.pictures import contact_sheet
+from hpdm_core.data.video_io import decode_sequential
+from hpdm_core.geometry.tiles import tile_borders
+from hpdm_core.inference.generate import Work, generate
+from hpdm_core.metrics.quality import Quality, measure_quality
+from hpdm_core.progress import NoProgress
+from hpdm_core.recipe.load import load_recipe
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition
+from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
+from hpdm_core.runs.prep import run_prep_shapes
+from hpdm_core.runs.train import run_train
+
+OVERLAP = "fhw"
+COMPARISONS = {
+    "parametrisation": {
+        name: [f"diffusion.parametrisation={name}"] for name in ("v", "x", "snapvideo")
+    },
+    "optimiser": {name: [f"optim.name={name}"] for name in ("adamw", "muon", "lamb")},
+    "block": {name: [f"model.block={name}"] for name in ("rin", "transformer")},
+    "token": {
+        "1x4x4": [],
+        "1x2x2": ["model.token=[1,2,2]"],
+        "1x1x1": ["model.token=[1,1,1]", "model.data_width=32"],
+    },
+}
+QUALITY = ("flicker", "hh", "seams", "high_frequency")
+
+
+def make_variant(options: argparse.Namespace, overrides: list[str], seed: int) -> Recipe:
+    """Return the recipe of one training."""
+    common = [
+        f"data.root={options.out / 'data'}",
+        "data.name=shapes",
+        "train.checkpoint_every=1000000",
+        "train.log_every=100",
+        f"train.steps={options.steps}",
+        f"train.seed={seed}",
+    ]
+    return load_recipe(options.recipe, [*common, *options.set, *overrides])
+
+
+def train_variant(options: argparse.Namespace, name: str, overrides: list[str], seed: int) -> dict:
+    """Train one variant and measure it; return its row."""
+    recipe = make_variant(options, overrides, seed)
+    if options.minutes is not None:
+        # A short run tells the time of a step, and so how many there are time for.
+        probe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 30})})
+        seconds = _train(probe, options.out / "probe" / f"{name}-{seed}")["seconds_training"] / 30
+        steps = max(1, round(60 * options.minutes / seconds))
+        recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)
+    folder = options.out / "runs" / f"{options.compare}-{name}-{seed}"
+    summary = _train(recipe, folder)
+    model = load_model(str(folder), torch.device("cpu"))
+    table = error_table(model, options.out / "data/shapes", videos=options.videos)
+    videos = sample(model, options.samples)
+    pictures = options.out / "pictures"
+    pictures.mkdir(exist_ok=True)
+    names = [f"seed {k}" for k in range(9)]
+    contact_sheet(list(videos[:9]), names).save(pictures / f"{options.compare}-{name}-{seed}.png")
+    return {
+        "compare": options.compare,
+        "name": name,
+        "seed": seed,
+        "steps": summary["steps"],
+        "seconds": summary["seconds_training"],
+        "loss": summary["last"],
+        "error": [row["error_with_clean_lower_levels"] for row in table],
+        **quality(model, videos),
+    }
+
+
+def _train(recipe: Recipe, folder: Path) -> dict:
+    return run_train(recipe, out=folder, device="cpu", dry_run=False, progress=NoProgress())
+
+
+def sample(model: LoadedModel, number: int) -> np.ndarray:
+    """Draw videos of all classes by turns: (b, t, h, w, 3) uint8."""
+    device, made = torch.device("cpu"), []
+    for start in range(0, number, 9):
+        seeds = tuple(range(start, min(start + 9, number)))
+        labels = torch.tensor([seed % len(model.classes) for seed in seeds])
+        levels = generate(
+            model.denoiser,
+            model.pyramid,
+            model.settings,
+            seeds=seeds,
+            condition=Condition(labels=labels),
+            work=Work(
+                device=device,
+                tile_batch=64,
+                make_cache=cache_maker("auto", device, free=1 << 33, limit=None),
+            ),
+        )
+        made.append(to_uint8(levels[-1]).numpy())
+    return np.concatenate(made)
+
+
+def quality(model: LoadedModel, videos: np.ndarray) -> dict[str, float]:
+    """Return the measures of videos at the model's tile borders."""
+    borders = tile_borders(model.pyramid, model.pyramid.num_levels - 1, model.settings.overlap)
+    found: Quality = measure_quality(videos, borders)
+    return {name: getattr(found, name) for name in QUALITY}
+
+
+def real_videos(options: argparse.Namespace, number: int) -> np.ndarray:
+    """Read videos of the data set, spread over its classes."""
+    dataset = open_dataset(str(options.out / "data"), "shapes")
+    entries = dataset.entries[:: max(1, len(dataset.entries) // number)][:number]
+    paths = [dataset.folder / entry.path for entry in entries]
+    return np.stack([np.stack(list(decode_sequential(path)))[:16] for path in paths])
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Return the means over seeds, and their standard deviations where there are several."""
+    errors = np.mean([row["error"] for row in rows], axis=0)
+    result = {"error": np.round(errors, 5).tolist()}
+    for name in QUALITY:
+        values = [row[name] for row in rows]
+        result[name] = round(statistics.fmean(values), 4)
+        if len(values) > 1:
+            result[f"{name}_sd"] = round(statistics.stdev(values), 4)
+    result["steps"] = [row["steps"] for row in rows]
+    result["minutes"] = [round(row["seconds"] / 60, 1) for row in rows]
+    return result
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Train and measure all variants; return the figures by name."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not (options.out / "data/shapes/manifest.jsonl").exists():
+        run_prep_shapes(options.out / "data", num=options.clips, progress=NoProgress())
+    lines = options.out / "rows.jsonl"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    for seed in range(options.seeds):
+        for name, overrides in COMPARISONS[options.compare].items():
+            key = (options.compare, name, seed)
+            if any((row["compare"], row["name"], row["seed"]) == key for row in rows):
+                continue
+            began = time.perf_counter()
+            rows.append(train_variant(options, name, overrides, seed))
+            with lines.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            if not options.json:
+                print(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
+    of_name = {
+        name: [row for row in rows if (row["compare"], row["name"]) == (options.compare, name)]
+        for name in COMPARISONS[options.compare]
+    }
+    result = {name: summarise(found) for name, found in of_name.items()}
+    model = load_model(str(options.out / "runs" / f"{options.compare}-{name}-0"), torch.device("cpu"))
+    result["real"] = quality(model, real_videos(options, options.samples))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compare", choices=list(COMPARISONS), default="parametrisation")
+    parser.add_argument("--recipe", default="ablation_tiny")
+    parser.add_argument("--set", nargs="*", default=[], help="overrides for every training")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, help="equal minutes in place of equal steps")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=900)
+    parser.add_argument("--videos", type=int, default=128, help="real videos for the errors")
+    parser.add_argument("--samples", type=int, default=27, help="generated videos")
+    parser.add_argument("--out", type=Path, default=Path("runs/parametrisation"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    options.out = options.out.absolute()
+    result = measure(options)
+    print(json.dumps(result, indent=None if options.json else 1))
+
+
+if __name__ == "__main__":
+    main()
