@@ -171,7 +171,8 @@ def measure(options: argparse.Namespace) -> dict:
         for name in COMPARISONS[options.compare]
     }
     result = {name: summarise(found) for name, found in of_name.items()}
-    model = load_model(str(options.out / "runs" / f"{options.compare}-{name}-0"), torch.device("cpu"))
+    newest = options.out / "runs" / f"{options.compare}-{name}-0"
+    model = load_model(str(newest), torch.device("cpu"))
     result["real"] = quality(model, real_videos(options, options.samples))
     return result
 

@@ -104,16 +104,16 @@ class PatchDiffusion:
             keep = draws.self_condition[:, None, None]
             latents = tuple(state * keep for state in latents)
         outputs, _ = network(inputs, c_noise, boxes, condition, latents)
-        errors = torch.stack(
+        errors = draws.counts * torch.stack(
             [
-                (scales.weight * (scales.denoised(y, output.float()) - x).square()).flatten(1).mean(1)
+                scales.weight.flatten()
+                * (scales.denoised(y, output.float()) - x).square().flatten(1).mean(1)
                 for scales, y, output, x in zip(
                     scalings, noisy, outputs, batch.patches, strict=True
                 )
             ],
             dim=1,
         )  # (b, l)
-        errors = errors * draws.counts
         level_weights = errors.new_tensor(self.level_weights[:levels])
         per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
         return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)

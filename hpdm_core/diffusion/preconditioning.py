@@ -6,9 +6,9 @@ parametrisations say what F predicts; `docs/learning.md` compares them.
 
 - `v`: v-prediction (Salimans and Ho 2022) for videos of standard deviation sigma_data, which is
   EDM's form (Karras et al. 2022, Table 1).
-- `x`: the clean video itself, which JiT (Li and He 2025) advises where a token holds about as many
-  values as the network is wide.
-- `snapvideo`: v of the video divided by the input scale sigma_in (Menapace et al. 2024, Eq. 35, 43).
+- `x`: the clean video itself, which JiT (Li and He 2025) advises where a token holds about as
+  many values as the network is wide.
+- `snapvideo`: v of the video divided by the input scale (Menapace et al. 2024, Eq. 35, 43).
 
 Axis legend: `b` batch; `...` the axes of a video.
 """

@@ -63,7 +63,8 @@ class ContextSource:
         context = self._context(self.ancestry.level, self._chain(self.ancestry.level, items))
         if self.cache is not None:
             # From features on the device a context is had sooner than from the computer's memory.
-            near = all(self.cache.on_device(self._features_key(k)) for k in range(self.ancestry.level))
+            lower = range(self.ancestry.level)
+            near = all(self.cache.on_device(self._features_key(k)) for k in lower)
             self.cache.put(self._context_key(key), context, device_only=near)
         return context
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpdm_core.recipe.load import load_recipe, shipped_recipes
-from hpdm_core.recipe.schema import Recipe
+from hpdm_core.recipe.schema import BY_LEVEL, Recipe
 
 _HEAD = """\
 # Recipes
@@ -30,7 +30,8 @@ hpdm train hpdm_m optim.lr=1e-3 data.root=/big sampling.steps=[64,32,16]
 - Numbers may be written as `5e-3`; `no`, `on` and `12:30` are text; true and false are `true` and
   `false`.
 - A wrong key, type or value is refused with its file and line, all of them at once.
-- Level 0 is the coarsest; lists by level begin with it.
+- Level 0 is the coarsest; lists by level begin with it. Where the type says so, a single value
+  holds for all levels.
 
 This page is written by `make docs` from `hpdm_core/recipe/schema.py`.
 """
@@ -68,6 +69,8 @@ def _default(field: FieldInfo) -> str:
     if field.default is None:
         return "(empty)"
     value = list(field.default) if isinstance(field.default, tuple) else field.default
+    if BY_LEVEL in field.metadata:
+        (value,) = field.default
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"`{text}`" if text else "(empty)"
 
@@ -87,6 +90,8 @@ def _kind(annotation: object, metadata: list) -> str:
     if origin is tuple:
         first, *more = get_args(annotation)
         item = _kind(first, [])
+        if BY_LEVEL in metadata:
+            return f"{item}, or a list by level"
         return f"list of {item}" if more == [Ellipsis] else f"[{1 + len(more)} x {item}]"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     return " ".join([words[annotation], " and ".join(_limits(metadata))]).rstrip()

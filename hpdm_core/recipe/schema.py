@@ -332,7 +332,9 @@ def _solver_problems(sampling: SamplingRecipe, levels: int):
                 f"(level {level})"
             )
         if s_low >= s_high:
-            yield f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
+            yield (
+                f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
+            )
         if churn > 0 and solver not in STOCHASTIC_SOLVERS:
             yield (
                 f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "

@@ -31,7 +31,9 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten()
 
 
-def make(parametrisation: str, *, sigma_data: float = 0.5, sigma_in: float = 4.0, cap: float = 1e12):
+def make(
+    parametrisation: str, *, sigma_data: float = 0.5, sigma_in: float = 4.0, cap: float = 1e12
+) -> Preconditioning:
     return Preconditioning(
         parametrisation=parametrisation,
         sigma_data=sigma_data,

@@ -228,8 +228,8 @@ def test_a_tile_gets_the_context_that_training_would_give_it(context, time_grows
     lower = tuple(torch.randn(1, 3, *size) for size in pyramid.levels[:level])
     tiled = TiledLevel(
         denoiser=LevelDenoiser(network=network, preconditioning=preconditioning),
-        pyramid=pyramid, level=level, overlap="", condition=make_condition(1), lower=lower, context_sigma=clean, tile_batch=7,
-        cache=None, self_conditioning=False,
+        pyramid=pyramid, level=level, overlap="", condition=make_condition(1), lower=lower,
+        context_sigma=clean, tile_batch=7, cache=None, self_conditioning=False,
     )(x, sigma)  # fmt: skip
     ancestry = make_ancestry(pyramid, level, "")
     noise = torch.tensor([clean, clean, sigma])
@@ -328,7 +328,9 @@ def test_guidance_outside_its_interval_is_off_and_costs_nothing():
     """Kynkäänniemi et al. 2024: the unconditional rows run inside the interval alone."""
     network, pyramid = make_network(2), make_pyramid(2)
     condition, passes = make_condition(1, seed=1), []
-    handle = network.tokenizer.register_forward_hook(lambda _, args, __: passes.append(len(args[0])))
+    handle = network.tokenizer.register_forward_hook(
+        lambda _, args, __: passes.append(len(args[0]))
+    )
 
     def run(guidance: float, interval: tuple[float, float] | None) -> tuple[Tensor, ...]:
         passes.clear()

@@ -205,7 +205,7 @@ def make_settings(
 ) -> SamplingSettings:
     """Return sampling settings, with EDM's noise levels unless told otherwise.
 
-    Without a solver level 0 takes Heun's, stochastic by `churn`, and the others Euler's (appendix A).
+    Without a solver level 0 takes Heun's, stochastic by `churn`, the others Euler's (appendix A).
 
     Few steps over many noise levels multiply rounding: narrow the levels where videos are compared.
     """

@@ -102,8 +102,9 @@ def test_input_scale_doubles_with_each_level():
 
 
 def test_sampling_is_stochastic_for_classes_and_not_for_text():
-    assert load_recipe("hpdm_s").sampling.churn > 0
+    assert load_recipe("hpdm_s").sampling.churn == (40, 0, 0)
+    assert load_recipe("hpdm_s").sampling.solver == ("heun", "euler", "euler")
     assert load_recipe("hpdm_s").sampling.steps == (128, 64, 32)
     for name in ("hpdm_t2v_base", "hpdm_t2v", "hpdm_t2v_1k"):
-        assert load_recipe(name).sampling.churn == 0
+        assert load_recipe(name).sampling.churn == (0,)
     assert load_recipe("hpdm_t2v").sampling.steps == (128, 64, 32, 16)

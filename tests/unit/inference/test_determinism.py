@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.tiled_inference import Share
 from hpdm_core.model.hpdm import HPDM
@@ -16,6 +17,7 @@ from tests.paper.tiny import (
     draw,
     make_condition,
     make_network,
+    make_preconditioning,
     make_pyramid,
     make_settings,
     make_work,
@@ -29,7 +31,7 @@ TOLERANCE = 1e-5
 def settings_of(case: str) -> SamplingSettings:
     return {
         "plain": SETTINGS,
-        "guided": replace(SETTINGS, guidance=2.0),
+        "guided": replace(SETTINGS, guidance=Guidance(scale=2.0)),
         "self-conditioned": replace(SETTINGS, self_conditioning=True),
     }[case]
 
@@ -69,7 +71,7 @@ def test_one_tile_at_a_time_equals_64_at_once(case):
 def test_noise_is_the_same_bit_for_bit():
     """A pointwise network that answers 0 leaves scaled noise: nothing else can differ."""
     pyramid = make_pyramid(3)
-    network = PointwiseNetwork(lambda noisy, *_: noisy, (1.0, 2.0, 4.0))
+    network = PointwiseNetwork(lambda noisy, *_: noisy, make_preconditioning(3))
     settings = make_settings((1, 1, 1), overlap="")
     together = draw(network, pyramid, settings, seeds=SEEDS)
     for row in (0, 7):
@@ -87,11 +89,11 @@ def test_noise_is_the_same_bit_for_bit():
 
 def test_levels_and_seeds_have_noise_of_their_own():
     pyramid = make_pyramid(2)
-    network = PointwiseNetwork(lambda noisy, *_: noisy, (1.0, 2.0))
+    network = PointwiseNetwork(lambda noisy, *_: noisy, make_preconditioning(2))
     first, second = (
         draw(network, pyramid, make_settings((1, 1), overlap=""), seeds=(seed,)) for seed in (0, 1)
     )
-    corner = first[1][:, :, :2, :4, :4] / 2
+    corner = first[1][:, :, :2, :4, :4]
     assert not torch.allclose(corner, first[0])
     assert not torch.allclose(first[0], second[0])
 

@@ -194,7 +194,12 @@ def test_each_mistake_is_said_with_its_place(recipe_file, old, new, expected):
         ("train.steps", "override train.steps: expected section.key=value"),
         ("optim=adamw", "override optim=adamw: optim; got 'adamw' (text); expected a section"),
         ("sampling.steps=[1,", "override sampling.steps=[1,:1:4: not valid YAML"),
-        ("sampling.steps=[8]", "override sampling.steps=[8]: sampling.steps has 1 values"),
+        ("sampling.steps=[8,4,2]", "=[8,4,2]: sampling.steps has 3 values, expected 2"),
+        ("sampling.churn=[1,2,3]", "sampling.churn has 3 values, expected 2"),
+        ("sampling.solver=dpm", "solver[0]; got 'dpm' (text); expected 'heun', 'euler'"),
+        ("sampling.sigma_min=90", "sampling.sigma_min 90 must be below sampling.sigma_max 80"),
+        ("sampling.s_min=60", "sampling.s_min 60 must be below sampling.s_max 50 (level 0)"),
+        ("sampling.guidance_interval=[2,1]", "guidance_interval [2.0, 1.0] is empty"),
         ("optim.lr.peak=1", "optim.lr; got a section with peak; expected a number"),
     ],
 )
@@ -210,8 +215,22 @@ def test_all_mistakes_come_at_once(recipe_file):
         assert part in message
 
 
+def test_multistep_solvers_refuse_stochasticity(recipe_file):
+    changes = ("sampling.churn=5", "sampling.solver=[euler,dpmpp_2m]")
+    assert (
+        "sampling.churn is 5 on level 1, whose solver dpmpp_2m is deterministic; set it to 0 or "
+        "take heun or euler" in _mistakes(recipe_file, *changes)
+    )
+
+
+def test_a_single_value_holds_for_all_levels(recipe_file):
+    sampling = load_recipe(recipe_file, ["sampling.steps=9", "sampling.sigma_max=[20,5]"]).sampling
+    assert sampling.by_level("steps", 2) == (9, 9)
+    assert sampling.by_level("sigma_max", 2) == (20.0, 5.0)
+
+
 def test_several_problems_of_one_check_are_separate_lines(recipe_file):
-    message = _mistakes(recipe_file, "diffusion.sigma_in=[1]", "sampling.steps=[8]")
+    message = _mistakes(recipe_file, "diffusion.sigma_in=[1]", "sampling.steps=[8,4,2]")
     assert "has 2 mistakes" in message
     assert "override diffusion.sigma_in=[1]: diffusion.sigma_in has 1 values" in message
 
