@@ -78,6 +78,56 @@ def shapes(
 
 @app.command(
     epilog=examples(
+        "hpdm prep vizdoom ./data",
+        "hpdm prep vizdoom ./data --num 5000 --size 256 --frames 64",
+        "hpdm prep vizdoom ./data --scenes brick-maze,rock-cave --name two",
+    )
+)
+def vizdoom(
+    root: Root,
+    name: Name = "vizdoom",
+    num: Annotated[int, typer.Option("--num", help="Number of videos.")] = 2400,
+    size: Annotated[int, typer.Option("--size", help="Height and width in pixels.")] = 64,
+    frames: Annotated[int, typer.Option("--frames", help="Frames per video.")] = 32,
+    scenes: Annotated[
+        str,
+        typer.Option(
+            "--scenes",
+            metavar="NAME,NAME,...",
+            help="Scenes to walk through; each is a class.",
+            show_default="all twelve",
+        ),
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other walks.")] = 0,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Render first-person walks.
+
+    The scenes are the classes, and each video has a caption. Needs the package vizdoom:
+    pip install 'hpdm[vizdoom]'
+    """
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_vizdoom
+
+        result = run_prep_vizdoom(
+            root,
+            name=name,
+            num=num,
+            size=size,
+            frames=frames,
+            scenes=[word.strip() for word in scenes.split(",") if word.strip()],
+            seed=seed,
+            workers=workers,
+            dry_run=dry_run,
+            progress=current.progress,
+        )
+        current.show(result, title=f"Data set {name}")
+
+
+@app.command(
+    epilog=examples(
         "hpdm prep ucf101 ./data",
         "hpdm prep ucf101 ./data --source ~/UCF-101",
         "hpdm prep ucf101 ./data --source UCF101.rar",

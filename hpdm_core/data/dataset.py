@@ -18,7 +18,7 @@ HEADER, MANIFEST, REJECTED = "dataset.yaml", "manifest.jsonl", "rejected.jsonl"
 # The same as records.NO_CLASS (tested), which cannot be had without importing torch: workers that
 # only transcode start in a tenth of the time without it.
 NO_CLASS = -1
-Kind = Literal["shapes", "folder", "ucf101", "captions"]
+Kind = Literal["shapes", "vizdoom", "folder", "ucf101", "captions"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
-"""`hpdm prep`: make a data set from shapes, a folder, UCF-101 or captions."""
+"""`hpdm prep`: make a data set from shapes, walks, a folder, UCF-101 or captions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hpdm_core.data.prepare import describe, prepare
 from hpdm_core.data.synthetic import RenderOptions, plan_shapes
 from hpdm_core.data.ucf101 import plan_ucf101
 from hpdm_core.data.ucf101_source import describe_source, obtain
+from hpdm_core.data.walks import WalkOptions, installed_engine, plan_walks
 from hpdm_core.progress import Progress
 
 
@@ -38,6 +40,40 @@ def run_prep_shapes(
     """
     options = RenderOptions(frames=frames, size=size, seed=seed)
     plan = plan_shapes(root / name, name=name, num=num, options=options, workers=workers)
+    return _carry_out(plan, progress, dry_run=dry_run)
+
+
+def run_prep_vizdoom(
+    root: Path,
+    *,
+    progress: Progress,
+    name: str = "vizdoom",
+    num: int = 2400,
+    size: int = 64,
+    frames: int = 32,
+    scenes: Sequence[str] = (),
+    seed: int = 0,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Render first-person walks to `root/name`.
+
+    Args:
+        num: number of videos; the scenes take turns.
+        size: height and width in pixels.
+        frames: frames of each video.
+        scenes: which scenes, by name; empty takes all.
+        seed: another seed, other walks.
+        workers: processes; None takes every core.
+        dry_run: only say what would be done.
+
+    Raises:
+        DataError: the package vizdoom is not installed, or an argument is out of range.
+    """
+    options = WalkOptions(frames=frames, size=size, seed=seed, engine=installed_engine())
+    plan = plan_walks(
+        root / name, name=name, num=num, scenes=scenes, options=options, workers=workers
+    )
     return _carry_out(plan, progress, dry_run=dry_run)
 
 

@@ -13,11 +13,12 @@ PREP = COMMON | {"--name", "--workers"}
 TRAIN = COMMON | {"RECIPE", "KEY=VALUE", "--out", "--device", "--seed", "torchrun"}
 OPTIONS = {
     "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "--version", "130"},
-    "prep": {"ucf101", "folder", "captions", "shapes"},
+    "prep": {"ucf101", "folder", "captions", "shapes", "vizdoom"},
     "prep ucf101": PREP | {"--source", "--fold"},
     "prep folder": PREP | {"--source"},
     "prep captions": PREP | {"--source", "--text-encoder", "--device"},
     "prep shapes": PREP | {"--num", "--size", "--frames", "--seed"},
+    "prep vizdoom": PREP | {"--num", "--size", "--frames", "--scenes", "--seed", "hpdm[vizdoom]"},
     "train": TRAIN,
     "finetune": (TRAIN - {"torchrun"}) | {"--from"},
     "sample": COMMON

@@ -1,0 +1,168 @@
+"""The data set of first-person walks, rendered on the spot and written like any other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpdm_core.data.plan import Job, Plan, SourceVideo
+from hpdm_core.data.transcode import Transcoded
+from hpdm_core.data.video_io import write_mp4
+from hpdm_core.data.walk_path import draw_path
+from hpdm_core.data.walk_render import (
+    MAX_SIZE,
+    MIN_SIZE,
+    VARIANTS,
+    engine_of_this_process,
+    import_vizdoom,
+    layouts,
+)
+from hpdm_core.data.walk_scenes import SCENES, WALK_CLASSES
+from hpdm_core.errors import DataError
+from hpdm_core.seeds import derive_seed
+
+FPS = 16.0
+WALKS_CRF = 12
+# Longer walks find their way only at a slow pace.
+MAX_FRAMES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """One rendered walk.
+
+    Args:
+        frames: (t, h, w, 3) uint8.
+        caption: what it shows, in words.
+    """
+
+    frames: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkOptions:
+    """How walks are rendered.
+
+    Args:
+        frames: frames of each video.
+        size: height and width in pixels.
+        seed: another seed, other videos.
+        engine: name and version of what renders; another one may render other pixels.
+    """
+
+    frames: int
+    size: int
+    seed: int
+    engine: str
+
+    def __post_init__(self) -> None:
+        _check("size", self.size, MIN_SIZE, MAX_SIZE)
+        _check("frames", self.frames, 1, MAX_FRAMES)
+        if self.size % 2:
+            raise DataError("--size must be even", got=self.size, expected=self.size + 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "frames": self.frames,
+            "size": self.size,
+            "seed": self.seed,
+            "engine": self.engine,
+            "crf": WALKS_CRF,
+        }
+
+    def __call__(self, job: Job) -> Transcoded:
+        scene, _, number = job.video.name.rpartition("-")
+        walk = self.draw(scene, int(number))
+        write_mp4(job.target, walk.frames, FPS, crf=WALKS_CRF, threads=1)
+        return Transcoded(
+            num_frames=self.frames,
+            fps=FPS,
+            height=self.size,
+            width=self.size,
+            sha256="",
+            caption=walk.caption,
+        )
+
+    def draw(self, scene: str, number: int) -> Walk:
+        """Render walk `number` of a scene; the same arguments give the same pixels."""
+        rng = np.random.default_rng(derive_seed("walk", self.seed, scene, number))
+        index = WALK_CLASSES.index(scene)
+        map_index = index * VARIANTS + int(rng.integers(VARIANTS))
+        path = draw_path(layouts()[map_index], self.frames, rng)
+        frames = engine_of_this_process(self.size).render(map_index, path)
+        return Walk(frames=frames, caption=f"{path.motion} in {SCENES[index].words}")
+
+
+def choose_scenes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the scenes to render, each once, in their own order; all of them for no names.
+
+    Raises:
+        DataError: there is no scene of that name.
+    """
+    for name in names:
+        if name not in WALK_CLASSES:
+            near = get_close_matches(name, WALK_CLASSES, n=1)
+            raise DataError(
+                "there is no such scene",
+                got=repr(name),
+                expected=", ".join(WALK_CLASSES),
+                remedy=f"did you mean {near[0]}?" if near else None,
+            )
+    return tuple(name for name in WALK_CLASSES if name in names or not names)
+
+
+def plan_walks(
+    folder: Path,
+    *,
+    name: str,
+    num: int,
+    scenes: Sequence[str],
+    options: WalkOptions,
+    workers: int | None,
+) -> Plan:
+    """Plan `num` walks; the scenes take turns.
+
+    Args:
+        scenes: which scenes, and so classes; all where it is empty.
+
+    Raises:
+        DataError: there is no such scene, or `num` is below 1.
+    """
+    classes = choose_scenes(scenes)
+    _check("num", num, 1, None)
+    turns = [(classes[index % len(classes)], index // len(classes)) for index in range(num)]
+    videos = [
+        SourceVideo(file=None, name=f"{scene}-{number:05d}", class_name=scene)
+        for scene, number in turns
+    ]
+    return Plan(
+        folder=folder,
+        name=name,
+        kind="vizdoom",
+        classes=classes,
+        source="rendered on the spot",
+        videos=videos,
+        make=options,
+        settings=options.settings,
+        workers=workers,
+    )
+
+
+def installed_engine() -> str:
+    """Return name and version of the engine.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    return f"vizdoom {import_vizdoom().__version__}"
+
+
+def _check(option: str, value: int, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"{low} to {high}"
+        raise DataError(f"--{option} is out of range", got=value, expected=expected)
