@@ -107,7 +107,9 @@ class PatchDiffusion:
         latents = None
         if self.self_conditioning > 0:
             with torch.no_grad():
-                _, latents = network(tuple(inputs), labels, boxes, condition, None)
+                _, latents = network(
+                    tuple(inputs), labels, boxes, condition, None, latents_only=True
+                )
             keep = draws.self_condition[:, None, None]
             latents = tuple(state * keep for state in latents)
         outputs, _ = network(tuple(inputs), labels, boxes, condition, latents)

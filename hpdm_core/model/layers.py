@@ -68,20 +68,16 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU, with a residual unless `residual` is off.
+    """Two linear layers around a GELU, with a residual.
 
     Args:
         width: width of the tokens.
         ratio: hidden width over `width`.
         dropout: share of the hidden units that are dropped in training.
-        residual: whether the input is added to the output.
     """
 
-    def __init__(
-        self, width: int, *, ratio: int, dropout: float = 0.0, residual: bool = True
-    ) -> None:
+    def __init__(self, width: int, *, ratio: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.residual = residual
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, ratio * width)
         self.dropout = nn.Dropout(dropout)
@@ -89,5 +85,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, d) in and out."""
-        y = self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
-        return x + y if self.residual else y
+        return x + self.down(self.dropout(F.gelu(self.up(self.norm(x)))))

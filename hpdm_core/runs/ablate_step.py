@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpdm_core.build import COUNTED_TEXT_TOKENS, build_diffusion, build_network, describe
+from hpdm_core.build import (
+    COUNTED_TEXT_TOKENS,
+    activation_bytes_per_video,
+    build_diffusion,
+    build_network,
+    describe,
+)
 from hpdm_core.geometry.pyramid import sample_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train import build_optimizer
 from hpdm_core.runs.train_checks import BYTES_PER_PARAMETER, available_memory
-from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.training.parallel import autocast, set_precision
 
 MATRIX = 1024

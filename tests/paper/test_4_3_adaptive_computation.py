@@ -8,14 +8,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpdm_core.geometry.resample import make_resampler
+from hpdm_core.geometry.resample import cell_centres, make_resampler
 from hpdm_core.model.adaptive_computation import (
     block_passes,
     first_block,
     stack_levels,
     unstack_levels,
 )
-from hpdm_core.model.deep_context_fusion import pooled_context
+from hpdm_core.model.deep_context import pooled_context
 from hpdm_core.model.hpdm import HPDM
 from tests.paper.tiny import make_condition, make_inputs, make_network, make_pyramid
 
@@ -28,20 +28,21 @@ def listing_1(network: HPDM, inputs: Sequence[Tensor], labels: Tensor, boxes, co
     `x[:, :nlvl] = blk(x[:, :nlvl])`: levels that a block leaves out keep their activations.
     """
     levels = len(inputs)
-    x = torch.stack([network.tokenizer(patch) for patch in inputs], dim=1)  # (b, l, n, d)
+    embed = network.tokenizer.embed
+    x = torch.stack([network.tokenizer(embed(p)) for p in inputs], dim=1)  # (b, l, n, d)
     z = network.latents.expand(len(x), levels, -1, -1).clone()  # (b, l, m, d)
     tokens = [network.conditioning(labels[:, k], condition) for k in range(levels)]
     for index, blk in enumerate(network.blocks):
-        nlvl = network.size.levels_per_block[index]
+        nlvl = network.levels_per_block[index]
         before = x.clone()
         for level in range(nlvl):
             fused = before[:, level]
             if level > 0:
                 ctx = 0
                 for k in range(level):
-                    resample = make_resampler(boxes[level].relative_to(boxes[k]), network.size.grid)
-                    ctx = ctx + pooled_context([before[:, k]], [resample], network.size.grid)
-                places = network._links(boxes, level).coordinates
+                    resample = make_resampler(boxes[level].relative_to(boxes[k]), network.grid)
+                    ctx = ctx + pooled_context([before[:, k]], [resample], network.grid)
+                places = cell_centres(boxes[level], network.grid)
                 parts = [before[:, level], ctx / level, places]
                 fused = network.fusion[str(index)].project(torch.cat(parts, dim=-1))
             z[:, level], x[:, level] = blk(z[:, level].clone(), fused, *tokens[level])

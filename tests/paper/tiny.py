@@ -15,8 +15,7 @@ from hpdm_core.geometry.boxes import Box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import SamplingSettings, Work, generate
-from hpdm_core.model.hpdm import HPDM, NetworkSize
-from hpdm_core.model.rin import BlockSize
+from hpdm_core.model.hpdm import HPDM
 from hpdm_core.records import Condition, LevelOutput, PatchBatch
 
 PATCH = (2, 4, 4)
@@ -51,34 +50,29 @@ def make_network(
 
     Untrained fusion ignores its context, and so hides mistakes.
     """
-    block = BlockSize(
+    torch.manual_seed(seed)
+    network = HPDM(
+        patch=PATCH,
+        token=(1, 2, 2),
         data_width=16,
         latent_width=16,
-        layers=1,
+        num_latents=6,
+        layers_per_block=1,
         latent_heads=2,
         latent_head_width=12,
         cross_heads=2,
         cross_head_width=8,
         mlp_ratio=2,
-        dropout=dropout,
-    )
-    size = NetworkSize(
-        patch=PATCH,
-        token=(1, 2, 2),
-        num_latents=6,
         levels_per_block=LOADS[levels] if loads is None else loads,
-        block=block,
-        num_classes=NUM_CLASSES if conditioning == "class" else None,
-        condition_width={"none": None, "class": 10, "text": TEXT_WIDTH}[conditioning],
-    )
-    torch.manual_seed(seed)
-    network = HPDM(
-        size,
         context=context,
         detach_context=detach_context,
         coordinates=coordinates,
         positions=positions,
+        conditioning=conditioning,
+        num_classes=NUM_CLASSES,
+        condition_width=TEXT_WIDTH if conditioning == "text" else 10,
         self_conditioning=self_conditioning,
+        dropout=dropout,
     )
     if stir:
         stir_weights(network, seed=seed)
@@ -113,7 +107,7 @@ def make_condition(batch: int, kind: str = "class", *, seed: int = 0) -> Conditi
 def make_inputs(
     pyramid: Pyramid, batch: int, *, seed: int = 0
 ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Box, ...]]:
-    """Return the patches of all levels, their noise labels (b, l) and their boxes."""
+    """Return the patches of all levels, their c_noise (b, l) and their boxes."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, 3, *pyramid.patch)
     inputs = tuple(torch.randn(shape, generator=generator) for _ in pyramid.levels)
@@ -150,7 +144,7 @@ class PointwiseNetwork:
     def run_level(
         self,
         inputs: Tensor,
-        noise_labels: Tensor,
+        c_noise: Tensor,
         *,
         level: int,
         condition: Condition,
@@ -158,7 +152,7 @@ class PointwiseNetwork:
         latents: Tensor | None,
     ) -> LevelOutput:
         self.batches.append(len(inputs))
-        sigma = (4 * noise_labels.double()).exp()
+        sigma = (4 * c_noise.double()).exp()
         scales = coefficients(sigma, self.sigma_in[level])
         noisy = inputs.double() / scales.c_in
         denoised = self.ideal(noisy, float(sigma[0]), level) * self.sigma_in[level]

@@ -58,8 +58,6 @@ def test_feed_forward_is_two_layers_around_a_gelu():
     inner = layer.down(F.gelu(layer.up(F.layer_norm(x, (6,)))))
     assert layer.up.out_features == 18
     assert torch.allclose(layer(x), x + inner, atol=1e-6)
-    layer.residual = False
-    assert torch.allclose(layer(x), inner, atol=1e-6)
 
 
 def test_dropout_acts_in_training_alone():
@@ -119,7 +117,7 @@ def test_positions_are_a_table_or_a_sum_of_three():
     assert torch.allclose(parts()[(1 * 3 + 2) * 4 + 3], t[1] + h[2] + w[3])
 
 
-def test_noise_labels_near_and_far_are_told_apart():
+def test_noise_levels_near_and_far_are_told_apart():
     """Neighbouring steps of a long schedule, and both ends of it."""
     embedding = NoiseEmbedding(64)
     sigmas = torch.tensor([0.002, 0.0022, 1.0, 1.05, 70.0, 80.0])

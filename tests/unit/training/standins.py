@@ -55,7 +55,7 @@ class TinyNetwork(nn.Module):
     def no_decay_names(self) -> set[str]:
         return {"table"}
 
-    def forward(self, inputs, noise_labels, boxes, condition, latents=None):
+    def forward(self, inputs, c_noise, boxes, condition, latents=None, *, latents_only=False):
         outputs = []
         for level, patch in enumerate(inputs):
             x = self.read(patch.flatten(1)) + self.table[condition.labels]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hpdm_core.build import build_diffusion, build_network
+from hpdm_core.build import activation_bytes_per_video, build_diffusion, build_network
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, HpdmError, RecipeError
@@ -22,7 +22,6 @@ from hpdm_core.runs import train_checks
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import run_train
 from hpdm_core.runs.train_data import open_loader
-from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.training.checkpoint import find_weights, list_checkpoints, read_weights
 from tests.unit.training.test_loop import Said
 
