@@ -132,7 +132,7 @@ def describe(recipe: Recipe) -> dict:
         "parameters": {
             "total": sum(p.numel() for p in network.parameters()),
             **parts,
-            "latents": network.latents.numel(),
+            "latents": 0 if network.latents is None else network.latents.numel(),
         },
         "levels": levels,
         "tokens_per_level": [tokens] * pyramid.num_levels,

@@ -17,9 +17,12 @@ from torch import nn
 
 from hpdm_core.model.context_sites import TOKENIZER
 from hpdm_core.model.hpdm import HPDM
-from hpdm_core.model.layers import FeedForward, SelfAttention
+from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
 from hpdm_core.model.rin import RINBlock
 from hpdm_core.model.tokenizer import CHANNELS
+from hpdm_core.model.transformer import TransformerBlock
+
+Block = RINBlock | TransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ def patch_rows(network: HPDM, *, text_tokens: int) -> Rows:
     given = 1 if conditioning.classes is not None else text_tokens
     return Rows(
         n=math.prod(network.grid),
-        m=len(network.latents),
+        m=0 if network.latents is None else len(network.latents),
         k=1 if conditioning.project is None else 1 + given,
     )
 
@@ -71,7 +74,7 @@ def level_flops(network: HPDM, level: int, *, text_tokens: int) -> int:
     return total
 
 
-def block_flops(block: RINBlock, rows: Rows) -> int:
+def block_flops(block: Block, rows: Rows) -> int:
     """Return the operations of one pass of a block on one patch."""
     return sum(_layer_flops(*call) for call in _calls(block, rows))
 
@@ -92,24 +95,36 @@ def kept_numbers(network: HPDM, *, text_tokens: int, checkpointing: bool) -> int
     ]
     inside = sum(blocks)
     if checkpointing:
-        inside = max(blocks) + sum(loads) * (rows.n * width + network.latents.numel())
+        inside = max(blocks) + sum(loads) * (rows.n * width + _latent_numbers(network))
     sites = sum(len(network.fusion.sites(level)) for level in range(levels))
     fusion = sites * rows.n * (3 * width + 3)
-    ends = levels * (6 * CHANNELS * math.prod(network.patch) + 4 * rows.n * width)
+    ends = levels * (2 * CHANNELS * math.prod(network.patch) + 4 * rows.n * width)
     return inside + fusion + ends
 
 
 def tile_numbers(network: HPDM) -> int:
     """Estimate the numbers in flight while a block runs on one tile, without gradients."""
     rows, block = patch_rows(network, text_tokens=1), network.blocks[0]
-    states = rows.n * network.detokenizer.project.in_features + network.latents.numel()
+    states = rows.n * network.detokenizer.project.in_features + _latent_numbers(network)
     # A layer's input, its normalised form and its output, beside what is inside the layer.
     return 3 * states + max(_layer_live(*call) for call in _calls(block, rows))
 
 
-def _calls(block: RINBlock, rows: Rows) -> Iterator[tuple[nn.Module, int, int]]:
+def _latent_numbers(network: HPDM) -> int:
+    return 0 if network.latents is None else network.latents.numel()
+
+
+def _calls(block: Block, rows: Rows) -> Iterator[tuple[nn.Module, int, int]]:
     """Yield what a block runs on one patch: layer, its rows, and rows that it reads."""
     n, m, k = rows.n, rows.m, rows.k
+    if isinstance(block, TransformerBlock):
+        if block.read_text is not None:
+            yield block.read_text, n, k
+        for layer in block.layers:
+            yield layer.modulation, 1, 0
+            yield layer.attention, n, 0
+            yield layer.mlp, n, 0
+        return
     yield block.read_condition, m, k
     yield block.read_condition_mlp, m, 0
     yield block.read_data, m, n
@@ -137,17 +152,23 @@ def _layer_flops(layer: nn.Module, rows: int, sources: int) -> int:
 
 def _layer_kept(layer: nn.Module, rows: int, sources: int) -> int:
     """Return the numbers that a layer keeps for the backward pass."""
+    if isinstance(layer, nn.Linear):
+        return rows * (layer.in_features + layer.out_features)
+    # A modulated norm keeps its own output too, and its gate what it multiplies.
+    ends = 2 if isinstance(layer, CrossAttention) or layer.norm.elementwise_affine else 4
     if isinstance(layer, FeedForward):
-        return rows * 2 * (layer.up.in_features + layer.up.out_features)
+        return rows * (ends * layer.up.in_features + 2 * layer.up.out_features)
     inner = layer.to_out.in_features
     if isinstance(layer, SelfAttention):
-        return rows * (2 * layer.to_qkv.in_features + 4 * inner)
+        return rows * (ends * layer.to_qkv.in_features + 4 * inner)
     read = sources * (2 * layer.to_kv.in_features + 2 * inner)
     return rows * (2 * layer.to_q.in_features + 2 * inner) + read
 
 
 def _layer_live(layer: nn.Module, rows: int, sources: int) -> int:
     """Return the numbers inside a layer while it runs."""
+    if isinstance(layer, nn.Linear):
+        return rows * layer.out_features
     if isinstance(layer, FeedForward):
         return rows * 2 * layer.up.out_features
     inner = layer.to_out.in_features

@@ -23,6 +23,7 @@ from hpdm_core.model.deep_context import DeepContext, DeepContextFusion
 from hpdm_core.model.rin import RINBlock, SelfConditioning
 from hpdm_core.model.shallow_context import ShallowContext
 from hpdm_core.model.tokenizer import Detokenizer, Tokenizer
+from hpdm_core.model.transformer import TransformerBlock
 from hpdm_core.records import Condition, LevelOutput
 
 TABLE_STD = 0.02
@@ -35,7 +36,8 @@ class HPDM(nn.Module):
         patch: (t, h, w) pixels of a patch.
         self_conditioning: above 0, latents may start from those of an earlier pass.
 
-    All others are the fields of a recipe's `model` section, which describes them.
+    All others are the fields of a recipe's `model` section, which describes them. Those of the
+    other kind of block are not used.
     """
 
     def __init__(
@@ -43,14 +45,16 @@ class HPDM(nn.Module):
         *,
         patch: Grid,
         token: Grid,
+        block: Literal["rin", "transformer"],
         data_width: int,
-        latent_width: int,
-        num_latents: int,
+        latent_width: int | None,
+        num_latents: int | None,
         layers_per_block: int,
         latent_heads: int,
         latent_head_width: int,
         cross_heads: int,
         cross_head_width: int,
+        head_width: int,
         mlp_ratio: int,
         levels_per_block: tuple[int, ...],
         context: Literal["deep", "shallow"],
@@ -67,7 +71,7 @@ class HPDM(nn.Module):
         self.patch, self.levels_per_block = patch, levels_per_block
         self.grid = tuple(p // t for p, t in zip(patch, token, strict=True))  # tokens of a patch
         self.activation_checkpointing = False
-        levels = levels_per_block[-1]
+        rin, levels = block == "rin", levels_per_block[-1]
         self.tokenizer = Tokenizer(
             token,
             self.grid,
@@ -76,12 +80,12 @@ class HPDM(nn.Module):
             shallow_context=context == "shallow" and levels > 1,
             coordinates=coordinates,
         )
-        self.latents = nn.Parameter(torch.empty(num_latents, latent_width))
+        self.latents = nn.Parameter(torch.empty(num_latents, latent_width)) if rin else None
         self.self_conditioning = (
             SelfConditioning(latent_width, ratio=mlp_ratio) if self_conditioning > 0 else None
         )
         self.conditioning = ConditioningTokens(
-            latent_width,
+            latent_width if rin else data_width,
             num_classes=num_classes if conditioning == "class" else None,
             condition_width=None if conditioning == "none" else condition_width,
         )
@@ -96,25 +100,25 @@ class HPDM(nn.Module):
                 detach=detach_context,
             )
         )
-        self.blocks = nn.ModuleList(
-            RINBlock(
-                data_width=data_width,
-                latent_width=latent_width,
-                layers_per_block=layers_per_block,
-                latent_heads=latent_heads,
-                latent_head_width=latent_head_width,
-                cross_heads=cross_heads,
-                cross_head_width=cross_head_width,
-                mlp_ratio=mlp_ratio,
-                dropout=dropout,
-            )
-            for _ in levels_per_block
-        )
+        sizes = {
+            "data_width": data_width,
+            "layers_per_block": layers_per_block,
+            "mlp_ratio": mlp_ratio,
+            "dropout": dropout,
+        }
+        if rin:
+            sizes |= {"latent_width": latent_width, "latent_heads": latent_heads}
+            sizes |= {"latent_head_width": latent_head_width}
+            sizes |= {"cross_heads": cross_heads, "cross_head_width": cross_head_width}
+        else:
+            sizes |= {"head_width": head_width, "conditioning": conditioning}
+        kind = RINBlock if rin else TransformerBlock
+        self.blocks = nn.ModuleList(kind(**sizes) for _ in levels_per_block)
         self.detokenizer = Detokenizer(token, self.grid, data_width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform linear layers, zero biases, tables at 0.02, fusion at the identity."""
+        """Xavier-uniform linear layers, zero biases, tables at 0.02; fusion starts as identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -122,10 +126,11 @@ class HPDM(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=TABLE_STD)
-        for table in (self.latents, *self.tokenizer.positions.tables):
+        latents = [] if self.latents is None else [self.latents]
+        for table in (*latents, *self.tokenizer.positions.tables):
             nn.init.trunc_normal_(table, std=TABLE_STD)
         for module in self.modules():
-            if isinstance(module, DeepContextFusion | SelfConditioning):
+            if isinstance(module, DeepContextFusion | SelfConditioning | TransformerBlock):
                 module.reset()
 
     def no_decay_names(self) -> set[str]:
@@ -173,7 +178,8 @@ class HPDM(nn.Module):
 
         tokens = self._tokenize(inputs, terms(TOKENIZER, inputs))  # l x (b, n, d)
         previous = [None] * levels if latents is None else latents
-        states = [self._start_latents(batch, latent) for latent in previous]  # l x (b, m, d)
+        pairs = zip(inputs, previous, strict=False)
+        states = [self._start_latents(x, latent) for x, latent in pairs]  # l x (b, m, d)
         rows = condition.select(torch.arange(batch, device=c_noise.device).repeat(levels))
         cond = self.conditioning(c_noise.t().flatten(), rows)  # (l b, k, d), (l b, k)
         for index, load in enumerate(self.levels_per_block):
@@ -218,7 +224,7 @@ class HPDM(nn.Module):
         read_by_finer = self.fusion.sites(level + 1)
         features = [inputs] if TOKENIZER in read_by_finer else []
         (tokens,) = self._tokenize([inputs], [terms.get(TOKENIZER)])  # (b, n, d)
-        state = self._start_latents(len(inputs), latents)  # (b, m, d)
+        state = self._start_latents(inputs, latents)  # (b, m, d)
         cond = self.conditioning(c_noise, condition)  # (b, k, d), (b, k)
         for index in range(first_block(self.levels_per_block, level), len(self.blocks)):
             if index in read_by_finer:
@@ -280,8 +286,11 @@ class HPDM(nn.Module):
             state, fine = block(*arguments)
         return unstack_levels(state, levels), unstack_levels(fine, levels)
 
-    def _start_latents(self, batch: int, previous: Tensor | None) -> Tensor:
-        start = self.latents.expand(batch, -1, -1)
+    def _start_latents(self, inputs: Tensor, previous: Tensor | None) -> Tensor:
+        """Return (b, m, d); without latents m is 0, so that nothing else need know of it."""
+        if self.latents is None:
+            return inputs.new_empty(len(inputs), 0, 0)
+        start = self.latents.expand(len(inputs), -1, -1)
         if self.self_conditioning is None:
             return start
         if previous is None:

@@ -9,6 +9,7 @@ from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.resample import cell_centres, make_resampler
 from hpdm_core.model.deep_context import DeepContextFusion, pooled_context
 from tests.paper.tiny import (
+    BLOCKS,
     LOADS,
     PATCH,
     make_condition,
@@ -115,9 +116,10 @@ def test_equation_9_is_one_linear_layer_on_the_concatenation(coordinates):
     assert torch.allclose(fused, fusion.project(torch.cat(parts, dim=-1)), atol=1e-5)
 
 
-def test_context_is_taken_at_the_same_depth_before_its_own_fusion():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_context_is_taken_at_the_same_depth_before_its_own_fusion(block):
     """Recompute what enters block 5 of level 2 from the inputs of block 5 of levels 0 and 1."""
-    network, levels, batch = make_network(3), 3, 2
+    network, levels, batch = make_network(3, block=block), 3, 2
     inputs, labels, boxes = make_inputs(make_pyramid(levels), batch)
     entered, fused = [], []
     network.fusion["5"].register_forward_pre_hook(lambda _, args: entered.append(args))
@@ -142,10 +144,11 @@ def test_fusion_exists_where_a_finer_level_enters_and_nowhere_else():
 # Flow of information.
 
 
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("context", ["deep", "shallow"])
 @pytest.mark.parametrize("levels", [2, 3, 4])
-def test_information_flows_from_coarse_to_fine_only(levels, context):
-    network = make_network(levels, context=context, loads=(levels,) * 3)
+def test_information_flows_from_coarse_to_fine_only(levels, context, block):
+    network = make_network(levels, block=block, context=context, loads=(levels,) * 3)
     inputs, labels, boxes = make_inputs(make_pyramid(levels), 2)
     inputs = tuple(x.requires_grad_() for x in inputs)
     labels = labels.requires_grad_()
@@ -194,10 +197,11 @@ def test_blocks_that_no_finer_level_enters_learn_nothing_from_fine_losses_when_d
 # The base model's function is kept.
 
 
-def test_fusion_at_its_initial_value_leaves_the_base_function_untouched():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fusion_at_its_initial_value_leaves_the_base_function_untouched(block):
     """Every level of an untouched network gives what a one-level base gives for its patch."""
-    network = make_network(3, loads=(3,) * 4, stir=False)
-    base = make_network(1, loads=(1,) * 4, stir=False)
+    network = make_network(3, block=block, loads=(3,) * 4, stir=False)
+    base = make_network(1, block=block, loads=(1,) * 4, stir=False)
     base.load_state_dict(
         {name: w for name, w in network.state_dict().items() if not name.startswith("fusion")}
     )
@@ -210,8 +214,10 @@ def test_fusion_at_its_initial_value_leaves_the_base_function_untouched():
         assert torch.allclose(outputs[level], alone[0], atol=1e-6)
 
 
-def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function():
-    base, network = make_network(1, loads=(1,) * 6), make_network(3, stir=False)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function(block):
+    base = make_network(1, block=block, loads=(1,) * 6)
+    network = make_network(3, block=block, stir=False)
     report = network.load_state_dict(base.state_dict(), strict=False)
     assert not report.unexpected_keys
     assert {name.split(".")[0] for name in report.missing_keys} == {"fusion"}
@@ -224,12 +230,13 @@ def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function():
 # Switches of Table 3: each flips something.
 
 
-def test_shallow_context_reads_the_level_below_alone():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_shallow_context_reads_the_level_below_alone(block):
     """Changing the pixels of level 0 leaves level 2 untouched, unless level 1's change too."""
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     changed = (inputs[0] + 1, *inputs[1:])
     for context in ("deep", "shallow"):
-        network = make_network(3, context=context)
+        network = make_network(3, block=block, context=context)
         before = network(inputs, labels, boxes, make_condition(2))[0]
         after = network(changed, labels, boxes, make_condition(2))[0]
         assert not torch.equal(before[1], after[1])
@@ -291,6 +298,10 @@ def test_coordinates_tell_places_apart_and_can_be_left_out(context):
         {"self_conditioning": True},
         {"conditioning": "text"},
         {"conditioning": "none"},
+        {"block": "transformer"},
+        {"block": "transformer", "context": "shallow"},
+        {"block": "transformer", "conditioning": "text"},
+        {"block": "transformer", "conditioning": "none"},
     ],
     ids=str,
 )
@@ -318,9 +329,11 @@ def test_level_by_level_equals_all_at_once(levels, options):
         assert torch.allclose(result.latents, states[level], atol=1e-5)
 
 
-def test_a_network_is_run_on_the_coarsest_levels_alone_with_the_same_result():
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("context", ["deep", "shallow"])
+def test_a_network_is_run_on_the_coarsest_levels_alone_with_the_same_result(block, context):
     """Pyramid cuts: what finer levels do never reaches coarser ones."""
-    network = make_network(4, loads=LOADS[4])
+    network = make_network(4, block=block, context=context, loads=LOADS[4])
     inputs, labels, boxes = make_inputs(make_pyramid(4), 2)
     outputs, _ = network(inputs, labels, boxes, make_condition(2))
     for levels in (1, 2, 3):

@@ -22,6 +22,7 @@ PATCH = (2, 4, 4)
 LOADS = {1: (1, 1), 2: (1, 2, 2), 3: (1, 1, 2, 2, 3, 3), 4: (1, 1, 2, 2, 3, 4)}
 NUM_CLASSES, TEXT_WIDTH = 5, 6
 UNLIMITED = 1 << 40
+BLOCKS = ("rin", "transformer")
 OVERLAPS = ("", "f", "h", "w", "fh", "fw", "hw", "fhw")
 
 
@@ -35,6 +36,7 @@ def make_pyramid(levels: int, *, time_grows: bool = True) -> Pyramid:
 def make_network(
     levels: int,
     *,
+    block: str = "rin",
     loads: tuple[int, ...] | None = None,
     context: str = "deep",
     detach_context: bool = False,
@@ -54,14 +56,16 @@ def make_network(
     network = HPDM(
         patch=PATCH,
         token=(1, 2, 2),
+        block=block,
         data_width=16,
-        latent_width=16,
-        num_latents=6,
+        latent_width=16 if block == "rin" else None,
+        num_latents=6 if block == "rin" else None,
         layers_per_block=1,
         latent_heads=2,
         latent_head_width=12,
         cross_heads=2,
         cross_head_width=8,
+        head_width=8,
         mlp_ratio=2,
         levels_per_block=LOADS[levels] if loads is None else loads,
         context=context,

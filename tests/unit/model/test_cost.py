@@ -38,6 +38,10 @@ def count_with_torch(network: HPDM, levels: int, *, kind: str, backward: bool = 
         {"conditioning": "text"},
         {"conditioning": "none"},
         {"positions": "factorised"},
+        {"block": "transformer"},
+        {"block": "transformer", "loads": (3, 3), "context": "shallow"},
+        {"block": "transformer", "conditioning": "text"},
+        {"block": "transformer", "conditioning": "none"},
     ],
     ids=str,
 )
