@@ -253,13 +253,13 @@ def make_cache(budget: int) -> ActivationCache | None:
 
 def cache_bytes(network: HPDM, recipe: Recipe) -> tuple[int, int]:
     """Return the last level's bytes of all tiles' contexts, and of their ancestors' features."""
-    pyramid, size = recipe.pyramid.build(), network.size
+    pyramid, loads = recipe.pyramid.build(), network.levels_per_block
     level = pyramid.num_levels - 1
     ancestry = make_ancestry(pyramid, level, "fhw")
     counts = [len(offsets) for offsets in ancestry.offsets]
-    each = 4 * math.prod(size.grid) * size.block.data_width
-    features = sum(counts[k] * block_passes(size.levels_per_block, k + 1) for k in range(level))
-    return each * counts[level] * block_passes(size.levels_per_block, level), each * features
+    each = 4 * math.prod(network.grid) * recipe.model.data_width
+    features = sum(counts[k] * block_passes(loads, k + 1) for k in range(level))
+    return each * counts[level] * block_passes(loads, level), each * features
 
 
 @torch.inference_mode()
@@ -269,16 +269,16 @@ def overhead(network: HPDM, recipe: Recipe, *, tile_batch: int) -> dict[str, flo
     Returns:
         tiles per processor second, the seconds of both, and the first's overhead over the second.
     """
-    pyramid, size = recipe.pyramid.build(), network.size
+    pyramid = recipe.pyramid.build()
     level = pyramid.num_levels - 1
-    t, h, w = size.grid
+    n, m = math.prod(network.grid), len(network.latents)
     made: dict[int, list[BareProducts]] = {}
 
     def products(tiles: int) -> list[BareProducts]:
         if tiles not in made:
             made[tiles] = [
-                BareProducts(block, tiles=tiles, n=t * h * w, m=size.num_latents, k=2)
-                for block, load in zip(network.blocks, size.levels_per_block, strict=True)
+                BareProducts(block, tiles=tiles, n=n, m=m, k=2)
+                for block, load in zip(network.blocks, network.levels_per_block, strict=True)
                 if load > level
             ]
         return made[tiles]

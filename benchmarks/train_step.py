@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from hpdm_core.build import build_diffusion, build_network, describe
 from hpdm_core.geometry.pyramid import sample_offsets
-from hpdm_core.model.rin import BlockSize, RINBlock
+from hpdm_core.model.rin import RINBlock
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
@@ -116,21 +116,21 @@ def block_figures(setting: Setting) -> dict:
     width, latent = 1024 // setting.scale, 512 // setting.scale
     tokens, latents = 4096 // setting.scale**2, 768 // setting.scale**2
     heads, head_width, layers = 8, 64, 4
-    size = BlockSize(
-        data_width=width,
-        latent_width=latent,
-        layers=layers,
-        latent_heads=heads,
-        latent_head_width=head_width,
-        cross_heads=heads,
-        cross_head_width=head_width,
-        mlp_ratio=4,
-        dropout=0.0,
-    )
+    size = {
+        "data_width": width,
+        "latent_width": latent,
+        "layers_per_block": layers,
+        "latent_heads": heads,
+        "latent_head_width": head_width,
+        "cross_heads": heads,
+        "cross_head_width": head_width,
+        "mlp_ratio": 4,
+        "dropout": 0.0,
+    }
     theirs = rin_pytorch_block(width, latent, layers, heads, head_width)
     if theirs is None:
         return {"versus_rin_pytorch": None}
-    whole, same = RINBlock(size).to(setting.device), RINBlock(size).to(setting.device)
+    whole, same = (RINBlock(**size).to(setting.device) for _ in range(2))
     same.read_condition, same.read_condition_mlp = Unchanged(), Unchanged()
     theirs = theirs.to(setting.device)
     # Their position convolution wants a square number of tokens.

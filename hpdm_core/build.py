@@ -15,15 +15,17 @@ from hpdm_core.errors import RecipeError
 from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.model.adaptive_computation import block_passes
-from hpdm_core.model.flops import level_flops
-from hpdm_core.model.hpdm import HPDM, NetworkSize
-from hpdm_core.model.rin import BlockSize
+from hpdm_core.model.cost import kept_numbers, level_flops, tile_numbers
+from hpdm_core.model.hpdm import HPDM
 from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.muon import Muon, muon_groups
 
 # Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
 COUNTED_TEXT_TOKENS = 77
+FLOAT_BYTES = 4
+# Under bf16 autocast, what layers keep is half as large; norms and residuals stay in float32.
+BF16_SHARE = 0.6
 
 
 def build_network(recipe: Recipe) -> HPDM:
@@ -33,41 +35,13 @@ def build_network(recipe: Recipe) -> HPDM:
         RecipeError: the recipe is conditioned on classes but does not say how many.
     """
     model = recipe.model
-    by_class = model.conditioning == "class"
-    if by_class and model.num_classes is None:
+    if model.conditioning == "class" and model.num_classes is None:
         raise RecipeError(
             f"recipe {recipe.name} does not say how many classes there are",
             expected="model.num_classes",
             remedy="set it, or train on a data set that has classes",
         )
-    block = BlockSize(
-        data_width=model.data_width,
-        latent_width=model.latent_width,
-        layers=model.layers_per_block,
-        latent_heads=model.latent_heads,
-        latent_head_width=model.latent_head_width,
-        cross_heads=model.cross_heads,
-        cross_head_width=model.cross_head_width,
-        mlp_ratio=model.mlp_ratio,
-        dropout=model.dropout,
-    )
-    size = NetworkSize(
-        patch=recipe.pyramid.patch,
-        token=model.token,
-        num_latents=model.num_latents,
-        levels_per_block=model.levels_per_block,
-        block=block,
-        num_classes=model.num_classes if by_class else None,
-        condition_width=None if model.conditioning == "none" else model.condition_width,
-    )
-    return HPDM(
-        size,
-        context=model.context,
-        detach_context=model.detach_context,
-        coordinates=model.coordinates,
-        positions=model.positions,
-        self_conditioning=model.self_conditioning > 0,
-    )
+    return HPDM(patch=recipe.pyramid.patch, **dict(model))
 
 
 def build_diffusion(recipe: Recipe) -> PatchDiffusion:
@@ -141,6 +115,29 @@ def blocks_per_level(recipe: Recipe) -> tuple[int, ...]:
     return tuple(block_passes(loads, level) for level in range(len(recipe.pyramid.levels)))
 
 
+def activation_bytes_per_video(recipe: Recipe) -> int:
+    """Return the bytes that one video's pyramid keeps for the backward pass."""
+    numbers = kept_numbers(
+        _meta_network(recipe),
+        text_tokens=COUNTED_TEXT_TOKENS,
+        checkpointing=recipe.train.activation_checkpointing,
+    )
+    share = BF16_SHARE if recipe.train.precision == "bf16" else 1.0
+    return int(FLOAT_BYTES * share * numbers)
+
+
+def tile_bytes(recipe: Recipe) -> int:
+    """Estimate the bytes in flight while a block runs on one tile in sampling."""
+    return FLOAT_BYTES * tile_numbers(_meta_network(recipe))
+
+
+def _meta_network(recipe: Recipe) -> HPDM:
+    """Build a network to count on; one class stands for a number that the data will tell."""
+    model = recipe.model.model_copy(update={"num_classes": recipe.model.num_classes or 1})
+    with torch.device("meta"):
+        return build_network(recipe.model_copy(update={"model": model}))
+
+
 def describe(recipe: Recipe) -> dict:
     """Count a recipe's parameters, tokens and arithmetic on the meta device.
 
@@ -153,7 +150,7 @@ def describe(recipe: Recipe) -> dict:
     pyramid = recipe.pyramid.build()
     with torch.device("meta"):
         network = build_network(recipe)
-    tokens = math.prod(network.size.grid)
+    tokens = math.prod(network.grid)
     # The backward pass makes two products of each of the forward pass.
     passes = 1 + 2 + (1 if recipe.model.self_conditioning > 0 else 0)
     levels = []
@@ -176,7 +173,7 @@ def describe(recipe: Recipe) -> dict:
         "parameters": {
             "total": sum(p.numel() for p in network.parameters()),
             **parts,
-            "latents": network.latents.numel(),
+            "latents": 0 if network.latents is None else network.latents.numel(),
         },
         "levels": levels,
         "tokens_per_level": [tokens] * pyramid.num_levels,

@@ -1,6 +1,7 @@
 """What flows between the parts: conditions, batches of patch pyramids, and the seams as protocols.
 
-Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens, `d` width.
+Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens,
+`m` latents, `d` width.
 """
 
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ class LevelOutput:
 
     Args:
         output: (b, c, t, h, w).
-        latents: (b, n, d) final latents.
+        latents: (b, m, d) final latents; m is 0 for networks without.
         features: what finer levels need of these patches, each with one row per patch.
     """
 
@@ -115,19 +116,22 @@ class Network(Protocol):
     def __call__(
         self,
         inputs: tuple[Tensor, ...],
-        noise_labels: Tensor,
+        c_noise: Tensor,
         boxes: tuple[Box, ...],
         condition: Condition,
         latents: tuple[Tensor, ...] | None,
+        *,
+        latents_only: bool = False,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return per level the output (b, c, t, h, w) and the final latents (b, n, d).
+        """Return per level the output (b, c, t, h, w) and the final latents (b, m, d).
 
         Args:
             inputs: per level (b, c, t, h, w), already scaled to unit variance.
-            noise_labels: (b, l), ln(sigma) / 4.
+            c_noise: (b, l), ln(sigma) / 4.
             boxes: per level the patch's box in the full video.
             condition: (b,) rows.
             latents: final latents of an earlier pass (latent self-conditioning), or None.
+            latents_only: leave out what the latents do not need, and the outputs with it: ().
         """
         ...
 
@@ -138,14 +142,14 @@ class LevelNetwork(Protocol):
     def run_level(
         self,
         inputs: Tensor,
-        noise_labels: Tensor,
+        c_noise: Tensor,
         *,
         level: int,
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
     ) -> LevelOutput:
-        """Run one level whose context is known; (b,) noise labels, rows as in `Network`."""
+        """Run one level whose context is known; (b,) c_noise, rows as in `Network`."""
         ...
 
     def context(

@@ -100,7 +100,7 @@ class PatchDiffusion:
         latents = None
         if self.self_conditioning > 0:
             with torch.no_grad():
-                _, latents = network(inputs, c_noise, boxes, condition, None)
+                _, latents = network(inputs, c_noise, boxes, condition, None, latents_only=True)
             keep = draws.self_condition[:, None, None]
             latents = tuple(state * keep for state in latents)
         outputs, _ = network(inputs, c_noise, boxes, condition, latents)

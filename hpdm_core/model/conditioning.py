@@ -13,7 +13,7 @@ from hpdm_core.records import Condition
 
 
 class NoiseEmbedding(nn.Module):
-    """Sinusoids of the noise label, then two linear layers around a SiLU.
+    """Sinusoids of c_noise = ln(sigma) / 4 (EDM), then two linear layers around a SiLU.
 
     Args:
         width: width of the token; even.
@@ -28,12 +28,12 @@ class NoiseEmbedding(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, noise_labels: Tensor) -> Tensor:
-        """Embed (b,) noise labels as (b, d) tokens."""
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Embed (b,) ln(sigma) / 4 as (b, d) tokens."""
         half = self.up.in_features // 2
         ratio = math.log(self.SLOWEST / self.FASTEST) / max(half - 1, 1)
-        steps = torch.arange(half, device=noise_labels.device, dtype=torch.float32)
-        angles = noise_labels.float()[:, None] * (self.FASTEST * torch.exp(ratio * steps))
+        steps = torch.arange(half, device=c_noise.device, dtype=torch.float32)
+        angles = c_noise.float()[:, None] * (self.FASTEST * torch.exp(ratio * steps))
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.down(F.silu(self.up(waves)))
 
@@ -42,7 +42,7 @@ class ConditioningTokens(nn.Module):
     """Join the noise level's token with the class's or the text's tokens.
 
     Args:
-        width: width of the tokens that latents read.
+        width: width of the tokens that blocks read.
         num_classes: size of the class table, less its entry for 'none'; None without classes.
         condition_width: width of class embeddings or of text tokens; None without either.
     """
@@ -56,15 +56,15 @@ class ConditioningTokens(nn.Module):
         )
         self.project = nn.Linear(condition_width, width) if condition_width is not None else None
 
-    def forward(self, noise_labels: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+    def forward(self, c_noise: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """Return (b, k, d) tokens and their (b, k) mask (None where all count).
 
         Args:
-            noise_labels: (b,) ln(sigma) / 4.
+            c_noise: (b,) ln(sigma) / 4.
             condition: (b,) rows; 'none' is the class table's last entry, or a text whose tokens
                 are all masked.
         """
-        noise = self.noise(noise_labels)[:, None]
+        noise = self.noise(c_noise)[:, None]
         if self.project is None:
             return noise, None
         if self.classes is not None:

@@ -1,14 +1,13 @@
-"""The whole network: a pyramid of patches through shared RIN blocks (Sec. 4; Fig. 2, 3, 11).
+"""The whole network: a pyramid of patches through shared blocks (Sec. 4; Fig. 2, 3, 11).
 
 Two ways through the same weights, which agree: `forward` takes all levels at once, as in training,
 and `run_level` one level whose lower levels are known, as in tiled inference.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` data tokens, `m` latents,
-`d` width.
+`k` conditioning tokens, `d` width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,106 +15,110 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpdm_core.geometry.boxes import Box
-from hpdm_core.geometry.resample import Grid, Resampler, cell_centres, make_resampler
+from hpdm_core.geometry.resample import Grid
 from hpdm_core.model.adaptive_computation import first_block, stack_levels, unstack_levels
 from hpdm_core.model.conditioning import ConditioningTokens
-from hpdm_core.model.deep_context_fusion import DeepContextFusion, pooled_context
-from hpdm_core.model.layers import FeedForward
-from hpdm_core.model.rin import BlockSize, RINBlock
+from hpdm_core.model.context_sites import TOKENIZER
+from hpdm_core.model.deep_context import DeepContext, DeepContextFusion
+from hpdm_core.model.rin import RINBlock, SelfConditioning
+from hpdm_core.model.shallow_context import ShallowContext
 from hpdm_core.model.tokenizer import Detokenizer, Tokenizer
+from hpdm_core.model.transformer import TransformerBlock
 from hpdm_core.records import Condition, LevelOutput
 
 TABLE_STD = 0.02
-
-
-class SelfConditioning(nn.Module):
-    """Start latents from those of an earlier pass: Z_init + LN0(Z' + MLP(Z')) (RIN)."""
-
-    def __init__(self, width: int, *, ratio: int) -> None:
-        super().__init__()
-        self.mlp = FeedForward(width, ratio=ratio)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, start: Tensor, previous: Tensor) -> Tensor:
-        return start + self.norm(self.mlp(previous))
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSize:
-    """Shapes of the network (Table 8), apart from its blocks' widths."""
-
-    patch: Grid
-    token: Grid
-    num_latents: int
-    levels_per_block: tuple[int, ...]
-    block: BlockSize
-    num_classes: int | None
-    condition_width: int | None
-
-    @property
-    def grid(self) -> Grid:
-        """Tokens of a patch per axis."""
-        return tuple(p // t for p, t in zip(self.patch, self.token, strict=True))
 
 
 class HPDM(nn.Module):
     """The denoising network of a hierarchical patch diffusion model.
 
     Args:
-        size: shapes.
-        context: 'deep' fuses features of all lower levels before each block; 'shallow' reads the
-            RGB of the level below at the tokenizer (Table 3, row 1).
-        detach_context: stop gradients from finer to coarser levels (Table 3, row 2).
-        coordinates: give finer levels each token's place in the video (Table 3, row 4).
-        positions: kind of the tokens' position table.
-        self_conditioning: whether latents may start from those of an earlier pass.
+        patch: (t, h, w) pixels of a patch.
+        self_conditioning: above 0, latents may start from those of an earlier pass.
+
+    All others are the fields of a recipe's `model` section, which describes them. Those of the
+    other kind of block are not used.
     """
 
     def __init__(
         self,
-        size: NetworkSize,
         *,
+        patch: Grid,
+        token: Grid,
+        block: Literal["rin", "transformer"],
+        data_width: int,
+        latent_width: int | None,
+        num_latents: int | None,
+        layers_per_block: int,
+        latent_heads: int,
+        latent_head_width: int,
+        cross_heads: int,
+        cross_head_width: int,
+        head_width: int,
+        mlp_ratio: int,
+        levels_per_block: tuple[int, ...],
         context: Literal["deep", "shallow"],
         detach_context: bool,
         coordinates: bool,
         positions: Literal["learned", "factorised"],
-        self_conditioning: bool,
+        conditioning: Literal["none", "class", "text"],
+        num_classes: int | None,
+        condition_width: int,
+        self_conditioning: float,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.size = size
-        self.detach_context = detach_context
-        self.shallow = context == "shallow"
+        self.patch, self.levels_per_block = patch, levels_per_block
+        self.grid = tuple(p // t for p, t in zip(patch, token, strict=True))  # tokens of a patch
         self.activation_checkpointing = False
-        data, latent = size.block.data_width, size.block.latent_width
+        rin, levels = block == "rin", levels_per_block[-1]
         self.tokenizer = Tokenizer(
-            size.token,
-            size.grid,
-            data,
+            token,
+            self.grid,
+            data_width,
             positions=positions,
-            shallow_context=self.shallow and size.levels_per_block[-1] > 1,
+            shallow_context=context == "shallow" and levels > 1,
             coordinates=coordinates,
         )
-        self.latents = nn.Parameter(torch.empty(size.num_latents, latent))
+        self.latents = nn.Parameter(torch.empty(num_latents, latent_width)) if rin else None
         self.self_conditioning = (
-            SelfConditioning(latent, ratio=size.block.mlp_ratio) if self_conditioning else None
+            SelfConditioning(latent_width, ratio=mlp_ratio) if self_conditioning > 0 else None
         )
         self.conditioning = ConditioningTokens(
-            latent, num_classes=size.num_classes, condition_width=size.condition_width
+            latent_width if rin else data_width,
+            num_classes=num_classes if conditioning == "class" else None,
+            condition_width=None if conditioning == "none" else condition_width,
         )
-        # Only blocks that a finer level enters own fusion weights: none would ever be idle.
-        self.fusion = nn.ModuleDict(
-            {
-                str(index): DeepContextFusion(data, coordinates=coordinates)
-                for index, load in enumerate(size.levels_per_block)
-                if load > 1 and not self.shallow
-            }
+        self.fusion = (
+            ShallowContext(self.tokenizer, patch=patch, grid=self.grid, levels=levels)
+            if context == "shallow"
+            else DeepContext(
+                data_width,
+                grid=self.grid,
+                levels_per_block=levels_per_block,
+                coordinates=coordinates,
+                detach=detach_context,
+            )
         )
-        self.blocks = nn.ModuleList([RINBlock(size.block) for _ in size.levels_per_block])
-        self.detokenizer = Detokenizer(size.token, size.grid, data)
+        sizes = {
+            "data_width": data_width,
+            "layers_per_block": layers_per_block,
+            "mlp_ratio": mlp_ratio,
+            "dropout": dropout,
+        }
+        if rin:
+            sizes |= {"latent_width": latent_width, "latent_heads": latent_heads}
+            sizes |= {"latent_head_width": latent_head_width}
+            sizes |= {"cross_heads": cross_heads, "cross_head_width": cross_head_width}
+        else:
+            sizes |= {"head_width": head_width, "conditioning": conditioning}
+        kind = RINBlock if rin else TransformerBlock
+        self.blocks = nn.ModuleList(kind(**sizes) for _ in levels_per_block)
+        self.detokenizer = Detokenizer(token, self.grid, data_width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform linear layers, zero biases, tables at 0.02, fusion at the identity."""
+        """Xavier-uniform linear layers, zero biases, tables at 0.02; fusion starts as identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -123,12 +126,12 @@ class HPDM(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=TABLE_STD)
-        for table in (self.latents, *self.tokenizer.positions.tables):
+        latents = [] if self.latents is None else [self.latents]
+        for table in (*latents, *self.tokenizer.positions.tables):
             nn.init.trunc_normal_(table, std=TABLE_STD)
-        if self.self_conditioning is not None:
-            nn.init.zeros_(self.self_conditioning.norm.weight)
-        for fusion in self.fusion.values():
-            fusion.reset()
+        for module in self.modules():
+            if isinstance(module, DeepContextFusion | SelfConditioning | TransformerBlock):
+                module.reset()
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass, to save memory."""
@@ -137,57 +140,58 @@ class HPDM(nn.Module):
     def forward(
         self,
         inputs: tuple[Tensor, ...],
-        noise_labels: Tensor,
+        c_noise: Tensor,
         boxes: tuple[Box, ...],
         condition: Condition,
         latents: tuple[Tensor, ...] | None = None,
+        *,
+        latents_only: bool = False,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run all levels of a pyramid together, each block on all its levels in one call.
 
         Args:
             inputs: per level (b, c, t, h, w), scaled to unit variance; fewer levels than the
                 pyramid has are the coarsest ones (pyramid cuts).
-            noise_labels: (b, l), ln(sigma) / 4.
+            c_noise: (b, l), ln(sigma) / 4.
             boxes: per level (b, 3) boxes in the full video.
             condition: (b,) rows.
             latents: per level (b, m, d) final latents of an earlier pass.
+            latents_only: leave out the last write and the outputs, which are then ().
 
         Returns:
             per level the output (b, c, t, h, w), and the final latents (b, m, d).
         """
         levels, batch = len(inputs), len(inputs[0])
-        links = [self._links(boxes, level) for level in range(levels)]
-        tokens = self._tokenize(inputs, links)  # l x (b, n, d)
-        states = [  # l x (b, m, d)
-            self._start_latents(batch, None if latents is None else latents[level])
-            for level in range(levels)
-        ]
-        rows = condition.select(torch.arange(batch, device=noise_labels.device).repeat(levels))
-        cond, mask = self.conditioning(noise_labels.t().flatten(), rows)  # (l b, k, d), (l b, k)
-        for index, (block, load) in enumerate(
-            zip(self.blocks, self.size.levels_per_block, strict=True)
-        ):
-            active = min(load, levels)
-            fused = [tokens[0]]
-            for level in range(1, active):
-                fused.append(self._fuse(index, tokens[level], tokens[:level], links[level]))
-            count = active * batch
-            state, fine = self._run_block(
-                block,
-                stack_levels(states[:active]),
-                stack_levels(fused),
-                cond[:count],
-                None if mask is None else mask[:count],
+        links = [self.fusion.links(boxes[: level + 1]) for level in range(levels)]
+
+        def terms(site: int, features: Sequence[Tensor]) -> list[Tensor | None]:
+            return [self.fusion.term(site, features[:k], links[k]) for k in range(len(features))]
+
+        tokens = self._tokenize(inputs, terms(TOKENIZER, inputs))  # l x (b, n, d)
+        previous = [None] * levels if latents is None else latents
+        pairs = zip(inputs, previous, strict=False)
+        states = [self._start_latents(x, latent) for x, latent in pairs]  # l x (b, m, d)
+        rows = condition.select(torch.arange(batch, device=c_noise.device).repeat(levels))
+        cond = self.conditioning(c_noise.t().flatten(), rows)  # (l b, k, d), (l b, k)
+        for index, load in enumerate(self.levels_per_block):
+            own = slice(min(load, levels))
+            states[own], tokens[own] = self._run_block(
+                index,
+                states[own],
+                tokens[own],
+                terms=terms(index, tokens[own]),
+                condition=cond,
+                latents_only=latents_only and index == len(self.blocks) - 1,
             )
-            states[:active] = unstack_levels(state, active)
-            tokens[:active] = unstack_levels(fine, active)
+        if latents_only:
+            return (), tuple(states)
         outputs = unstack_levels(self.detokenizer(stack_levels(tokens)), levels)
         return tuple(outputs), tuple(states)
 
     def run_level(
         self,
         inputs: Tensor,
-        noise_labels: Tensor,
+        c_noise: Tensor,
         *,
         level: int,
         condition: Condition,
@@ -198,7 +202,7 @@ class HPDM(nn.Module):
 
         Args:
             inputs: (b, c, t, h, w), scaled to unit variance.
-            noise_labels: (b,), ln(sigma) / 4.
+            c_noise: (b,), ln(sigma) / 4.
             level: which level the patches belong to.
             condition: (b,) rows.
             context: what `context` returned for these patches; empty on level 0.
@@ -207,18 +211,18 @@ class HPDM(nn.Module):
         Returns:
             the output, the final latents, and what finer levels need of this one.
         """
-        start = first_block(self.size.levels_per_block, level)
-        shallow = self.shallow and level > 0
-        tokens = self.tokenizer(inputs, context[0] if shallow else None)
-        state = self._start_latents(len(inputs), latents)
-        cond, mask = self.conditioning(noise_labels, condition)
-        features = [inputs] if self.shallow else []
-        for index in range(start, len(self.blocks)):
-            if not self.shallow and self.size.levels_per_block[index] > level + 1:
-                features.append(tokens)  # from the first block that level + 1 enters
-            if level > 0 and not self.shallow:
-                tokens = self.fusion[str(index)](tokens, context[index - start])
-            state, tokens = self.blocks[index](state, tokens, cond, mask)
+        terms = dict(zip(self.fusion.sites(level), context, strict=True))
+        read_by_finer = self.fusion.sites(level + 1)
+        features = [inputs] if TOKENIZER in read_by_finer else []
+        (tokens,) = self._tokenize([inputs], [terms.get(TOKENIZER)])  # (b, n, d)
+        state = self._start_latents(inputs, latents)  # (b, m, d)
+        cond = self.conditioning(c_noise, condition)  # (b, k, d), (b, k)
+        for index in range(first_block(self.levels_per_block, level), len(self.blocks)):
+            if index in read_by_finer:
+                features.append(tokens)
+            (state,), (tokens,) = self._run_block(
+                index, [state], [tokens], terms=[terms.get(index)], condition=cond
+            )
         output = self.detokenizer(tokens)
         return LevelOutput(output=output, latents=state, features=tuple(features))
 
@@ -232,82 +236,54 @@ class HPDM(nn.Module):
             boxes: per level, the patches' own last, (b, 3) boxes in the full video.
 
         Returns:
-            (b, n, d) per block that the patches' level enters (deep), or once (shallow).
+            (b, n, d) per site of the patches' level: each block (deep), or the tokenizer (shallow).
         """
-        level = len(boxes) - 1
-        if level == 0:
-            return ()
-        links = self._links(boxes, level)
-        if self.shallow:
-            return (self._shallow_term(features[-1][0], links),)
-        loads = self.size.levels_per_block
-        terms = []
-        for index in range(first_block(loads, level), len(self.blocks)):
-            ancestors = [features[k][index - first_block(loads, k + 1)] for k in range(level)]
-            terms.append(self._deep_term(index, ancestors, links))
-        return tuple(terms)
-
-    def _links(self, boxes: tuple[Box, ...], level: int) -> "Links":
-        box, grid = boxes[level], self.size.grid
-        return Links(
-            coordinates=cell_centres(box, grid),
-            relative=tuple(box.relative_to(boxes[k]) for k in range(level)),
-            resamplers=tuple(make_resampler(box.relative_to(boxes[k]), grid) for k in range(level)),
+        level, links = len(boxes) - 1, self.fusion.links(boxes)
+        kept = [dict(zip(self.fusion.sites(k + 1), features[k], strict=True)) for k in range(level)]
+        return tuple(
+            self.fusion.term(site, [lower[site] for lower in kept], links)
+            for site in self.fusion.sites(level)
         )
 
-    def _tokenize(self, inputs: tuple[Tensor, ...], links: "list[Links]") -> list[Tensor]:
-        if not self.shallow:
-            return unstack_levels(self.tokenizer(stack_levels(inputs)), len(inputs))
-        tokens = [self.tokenizer(inputs[0])]
-        for level in range(1, len(inputs)):
-            term = self._shallow_term(inputs[level - 1], links[level])
-            tokens.append(self.tokenizer(inputs[level], term))
-        return tokens
+    def _tokenize(self, inputs: Sequence[Tensor], terms: Sequence[Tensor | None]) -> list[Tensor]:
+        embedded = unstack_levels(self.tokenizer.embed(stack_levels(inputs)), len(inputs))
+        return unstack_levels(self.tokenizer(self._fuse(TOKENIZER, embedded, terms)), len(inputs))
 
-    def _shallow_term(self, coarse: Tensor, links: "Links") -> Tensor:
-        """Return the tokenizer's term of the level below: (b, c, t, h, w) to (b, n, d)."""
-        pixels = make_resampler(links.relative[-1], self.size.patch)(coarse.movedim(1, -1))
-        return self.tokenizer.context_term(pixels.movedim(-1, 1), links.coordinates)
+    def _fuse(self, site: int, tokens: Sequence[Tensor], terms: Sequence[Tensor | None]) -> Tensor:
+        pairs = zip(tokens, terms, strict=True)
+        return stack_levels([self.fusion.fuse(site, own, term) for own, term in pairs])
 
-    def _deep_term(self, index: int, ancestors: Sequence[Tensor], links: "Links") -> Tensor:
-        if self.detach_context:
-            ancestors = [features.detach() for features in ancestors]
-        pooled = pooled_context(ancestors, links.resamplers, self.size.grid)
-        return self.fusion[str(index)].context_term(pooled, links.coordinates)
+    def _run_block(
+        self,
+        index: int,
+        latents: Sequence[Tensor],
+        tokens: Sequence[Tensor],
+        *,
+        terms: Sequence[Tensor | None],
+        condition: tuple[Tensor, Tensor | None],
+        latents_only: bool = False,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Fuse context into the tokens of some levels and run a block on all of them in one call.
 
-    def _fuse(
-        self, index: int, tokens: Tensor, ancestors: Sequence[Tensor], links: "Links"
-    ) -> Tensor:
-        if self.shallow:
-            return tokens
-        return self.fusion[str(index)](tokens, self._deep_term(index, ancestors, links))
+        `condition` may have rows of finer levels too, which come last.
+        """
+        block, levels = self.blocks[index], len(tokens)
+        fused = self._fuse(index, tokens, terms)  # (l b, n, d)
+        cond, mask = (None if x is None else x[: len(fused)] for x in condition)
+        arguments = (stack_levels(latents), fused, cond, mask, latents_only)
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            state, fine = checkpoint(block, *arguments, use_reentrant=False)
+        else:
+            state, fine = block(*arguments)
+        return unstack_levels(state, levels), unstack_levels(fine, levels)
 
-    def _start_latents(self, batch: int, previous: Tensor | None) -> Tensor:
-        start = self.latents.expand(batch, -1, -1)
+    def _start_latents(self, inputs: Tensor, previous: Tensor | None) -> Tensor:
+        """Return (b, m, d); without latents m is 0, so that nothing else need know of it."""
+        if self.latents is None:
+            return inputs.new_empty(len(inputs), 0, 0)
+        start = self.latents.expand(len(inputs), -1, -1)
         if self.self_conditioning is None:
             return start
         if previous is None:
             previous = torch.zeros_like(start)
         return self.self_conditioning(start, previous)
-
-    def _run_block(
-        self, block: RINBlock, latents: Tensor, tokens: Tensor, cond: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, latents, tokens, cond, mask, use_reentrant=False)
-        return block(latents, tokens, cond, mask)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Links:
-    """Where a level's patches lie, in the video and in their ancestors.
-
-    Args:
-        coordinates: (b, n, 3) centres of the tokens in the full video, in [-1, 1].
-        relative: per lower level the (b, 3) box in that level's patch (Eq. 8).
-        resamplers: per lower level the resampling of its tokens at that box.
-    """
-
-    coordinates: Tensor
-    relative: tuple[Box, ...]
-    resamplers: tuple[Resampler, ...]

@@ -15,21 +15,26 @@ class SelfAttention(nn.Module):
         width: width of the tokens.
         heads: number of heads.
         head_width: width of a head; heads * head_width need not be `width`.
+        affine: whether the norm has weights; without where a condition modulates it.
     """
 
-    def __init__(self, width: int, *, heads: int, head_width: int) -> None:
+    def __init__(self, width: int, *, heads: int, head_width: int, affine: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=affine)
         self.to_qkv = nn.Linear(width, 3 * heads * head_width)
         self.to_out = nn.Linear(heads * head_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus what it attends to; (b, n, d) in and out."""
-        qkv = self.to_qkv(self.norm(x))
+        return x + self.attend(self.norm(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Return what normalised tokens attend to, without the residual; (b, n, d) in and out."""
+        qkv = self.to_qkv(x)
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.to_out(rearrange(y, "b h n d -> b n (h d)"))
+        return self.to_out(rearrange(y, "b h n d -> b n (h d)"))
 
 
 class CrossAttention(nn.Module):
@@ -68,26 +73,28 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU, with a residual unless `residual` is off.
+    """Two linear layers around a GELU, with a residual.
 
     Args:
         width: width of the tokens.
         ratio: hidden width over `width`.
         dropout: share of the hidden units that are dropped in training.
-        residual: whether the input is added to the output.
+        affine: whether the norm has weights; without where a condition modulates it.
     """
 
     def __init__(
-        self, width: int, *, ratio: int, dropout: float = 0.0, residual: bool = True
+        self, width: int, *, ratio: int, dropout: float = 0.0, affine: bool = True
     ) -> None:
         super().__init__()
-        self.residual = residual
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=affine)
         self.up = nn.Linear(width, ratio * width)
         self.dropout = nn.Dropout(dropout)
         self.down = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) in and out."""
-        y = self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
-        return x + y if self.residual else y
+        """Return x plus what the layers make of it; (b, n, d) in and out."""
+        return x + self.transform(self.norm(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return what the layers make of normalised tokens, without the residual."""
+        return self.down(self.dropout(F.gelu(self.up(x))))

@@ -94,12 +94,13 @@ class Tokenizer(nn.Module):
             return term
         return term + F.linear(coordinates.to(term.dtype), weight[:, size:])
 
-    def forward(self, video: Tensor, context_term: Tensor | None = None) -> Tensor:
-        """(b, c, t, h, w) to (b, n, d)."""
-        tokens = self.project(self.patchify(video))
-        if context_term is not None:
-            tokens = tokens + context_term
-        return self.norm(tokens) + self.positions()
+    def embed(self, video: Tensor) -> Tensor:
+        """(b, c, t, h, w) to (b, n, d), to which shallow context is added."""
+        return self.project(self.patchify(video))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """Return data tokens (b, n, d) from embedded pixels (b, n, d)."""
+        return self.norm(embedded) + self.positions()
 
 
 class Detokenizer(nn.Module):

@@ -73,17 +73,33 @@ class PyramidRecipe(Section):
 
 
 class ModelRecipe(Section):
-    """The network: RIN blocks, context fusion, adaptive computation (Sec. 4.2, 4.3; Table 8)."""
+    """The network: blocks, context fusion, adaptive computation (Sec. 4.2, 4.3; Table 8).
+
+    Fields marked (rin) or (transformer) belong to that kind of block alone. Under the other kind
+    they are allowed and not used, so that `model.block=transformer` works on any recipe.
+    """
 
     token: Size = Field(description="(t, h, w) pixels of a token")
+    block: Literal["rin", "transformer"] = Field(
+        "rin",
+        description="rin: latents read the data tokens, attend to each other and write back (the "
+        "paper's); transformer: data tokens attend to each other, with adaptive norms (DiT)",
+    )
     data_width: Positive = Field(description="width D of data tokens")
-    latent_width: Positive = Field(description="width of latents")
-    num_latents: Positive = Field(description="number of latents per patch")
-    layers_per_block: Positive = Field(4, description="latent self-attention layers in a block")
-    latent_heads: Positive = Field(24, description="heads of latent self-attention")
-    latent_head_width: Positive = Field(128, description="width of one such head")
-    cross_heads: Positive = Field(8, description="heads of cross-attention (reads and writes)")
-    cross_head_width: Positive = Field(64, description="width of one such head")
+    latent_width: Positive | None = Field(None, description="(rin) width of latents; required")
+    num_latents: Positive | None = Field(
+        None, description="(rin) number of latents per patch; required"
+    )
+    layers_per_block: Positive = Field(
+        4, description="layers of self-attention in a block: of latents (rin) or data tokens"
+    )
+    latent_heads: Positive = Field(24, description="(rin) heads of latent self-attention")
+    latent_head_width: Positive = Field(128, description="(rin) width of one such head")
+    cross_heads: Positive = Field(8, description="(rin) heads of cross-attention (reads, writes)")
+    cross_head_width: Positive = Field(64, description="(rin) width of one such head")
+    head_width: Positive = Field(
+        32, description="(transformer) width of an attention head; must divide data_width"
+    )
     mlp_ratio: Positive = Field(4, description="hidden width of MLPs over their width")
     levels_per_block: tuple[Positive, ...] = Field(
         description="adaptive computation: how many of the lowest levels each block runs on"
@@ -108,9 +124,9 @@ class ModelRecipe(Section):
     )
     condition_width: Positive = Field(1024, description="width of class embeddings or text tokens")
     self_conditioning: Share = Field(
-        0.0, description="share of training samples that see the latents of an earlier pass (RIN)"
+        0.0, description="(rin) share of training samples that see the latents of an earlier pass"
     )
-    dropout: Share = Field(0.0, description="dropout inside the latent MLPs")
+    dropout: Share = Field(0.0, description="dropout inside the MLPs that follow self-attention")
 
     @model_validator(mode="after")
     def _sound(self) -> "ModelRecipe":
@@ -125,6 +141,9 @@ class ModelRecipe(Section):
                 "detach_context has no effect with context: shallow, whose pixels carry no "
                 "gradient; set one of them otherwise"
             )
+        problems = list(_block_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -293,6 +312,24 @@ class Recipe(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def _block_problems(model: ModelRecipe):
+    if model.block == "rin":
+        for name in ("latent_width", "num_latents"):
+            if getattr(model, name) is None:
+                yield f"model.{name} is missing, which block: rin needs"
+        return
+    if model.data_width % model.head_width:
+        yield (
+            f"model.head_width {model.head_width} does not divide model.data_width "
+            f"{model.data_width}, as block: transformer needs; change one of them"
+        )
+    if model.self_conditioning > 0:
+        yield (
+            f"model.self_conditioning is {model.self_conditioning:g}, expected 0 with block: "
+            "transformer, which has no latents; set it to 0"
+        )
 
 
 _BY_LEVEL_FIELDS = [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hpdm_core.build import (
     COUNTED_TEXT_TOKENS,
+    activation_bytes_per_video,
     build_diffusion,
     build_network,
     build_optimizer,
@@ -24,7 +25,6 @@ from hpdm_core.geometry.pyramid import sample_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train_checks import BYTES_PER_PARAMETER, available_memory
-from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.training.parallel import autocast, set_precision
 
 MATRIX = 1024

@@ -68,7 +68,7 @@ def fake_model(
     set_precision(recipe.train.precision, device=device)
     work = Work(
         device=device,
-        tile_batch=max(1, TOKENS_PER_CALL[device.type] // math.prod(model.network.size.grid)),
+        tile_batch=max(1, TOKENS_PER_CALL[device.type] // math.prod(model.network.grid)),
         make_cache=cache_maker(
             "auto", device, free=available_memory(torch.device("cpu")), limit=None
         ),

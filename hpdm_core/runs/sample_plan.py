@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpdm_core.build import blocks_per_level, build_network
+from hpdm_core.build import blocks_per_level, build_network, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
 from hpdm_core.inference.generate import SamplingSettings, evaluations, solver_calls
@@ -131,7 +131,7 @@ def choose_cut(
     if videos is None:
         videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
     if tiles is None:
-        tiles = max(1, min(room // _tile_bytes(recipe), most_tokens // _tokens(recipe)))
+        tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
     return Cut(videos=videos, tiles=tiles, cache_bytes=videos * kept)
 
 
@@ -143,18 +143,9 @@ def memory_estimate(recipe: Recipe, cut: Cut) -> dict[str, int]:
         "weights": parameters * FLOAT_BYTES,
         "cache": cut.cache_bytes,
         "videos": cut.videos * _video_bytes(recipe),
-        "tiles": cut.tiles * _tile_bytes(recipe),
+        "tiles": cut.tiles * tile_bytes(recipe),
     }
     return parts | {"total": sum(parts.values())}
-
-
-def _tile_bytes(recipe: Recipe) -> int:
-    """Estimate one tile's bytes inside a block: tokens, their MLP, keys and values; latents too."""
-    model, inner = recipe.model, recipe.model.cross_heads * recipe.model.cross_head_width
-    latent_inner = 3 * model.latent_heads * model.latent_head_width
-    tokens = _tokens(recipe) * (model.data_width * (4 + model.mlp_ratio) + 2 * inner)
-    latents = model.num_latents * (model.latent_width * (4 + model.mlp_ratio) + latent_inner)
-    return FLOAT_BYTES * (tokens + latents)
 
 
 def _video_bytes(recipe: Recipe) -> int:

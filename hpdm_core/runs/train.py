@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 from hpdm_core import __version__
-from hpdm_core.build import build_diffusion, build_network, build_optimizer, describe
+from hpdm_core.build import (
+    activation_bytes_per_video,
+    build_diffusion,
+    build_network,
+    build_optimizer,
+    describe,
+)
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.errors import DataError, DeviceError, HpdmError
@@ -27,7 +33,6 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs import train_checks as checks
 from hpdm_core.runs.train_data import open_loader
 from hpdm_core.runs.train_init import Start, plan_start
-from hpdm_core.runs.train_memory import activation_bytes_per_video
 from hpdm_core.runs.train_preview import make_preview
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream

@@ -34,11 +34,14 @@ POSITIONS, CLASSES = "tokenizer.positions.tables.", "conditioning.classes.weight
 PIXELS = ("tokenizer.project", "detokenizer.project")
 # What level 0 does not pass through.
 FINER_LEVELS = ("fusion.", "tokenizer.project_context.")
-# Fields that shape every block.
-WIDTHS = (
-    "data_width", "latent_width", "latent_heads", "latent_head_width", "cross_heads",
-    "cross_head_width", "mlp_ratio",
-)  # fmt: skip
+# Fields that shape every block, by its kind.
+WIDTHS = {
+    "rin": (
+        "data_width", "latent_width", "latent_heads", "latent_head_width", "cross_heads",
+        "cross_head_width", "mlp_ratio",
+    ),
+    "transformer": ("data_width", "head_width", "mlp_ratio"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +186,7 @@ def plan_start(
         say: told about damaged checkpoints that were passed over.
 
     Raises:
-        CheckpointError: there is no such model, or its blocks have other widths.
+        CheckpointError: there is no such model, or its blocks are of another kind or width.
     """
     base = _read_base(SHIPPED_WEIGHTS if str(ref) == SHIPPED else ref, say)
     _check_widths(base, recipe)
@@ -291,13 +294,14 @@ def _resized(base: Base, recipe: Recipe) -> str:
 
 def _check_widths(base: Base, recipe: Recipe) -> None:
     old, new = base.recipe.model, recipe.model
-    differing = [name for name in WIDTHS if getattr(old, name) != getattr(new, name)]
+    names = WIDTHS[new.block] if old.block == new.block else ("block",)
+    differing = [name for name in names if getattr(old, name) != getattr(new, name)]
     if differing:
         raise CheckpointError(
-            f"the blocks of {base.path} have other widths than this recipe's",
+            f"the blocks of {base.path} are of another kind or width than this recipe's",
             got=", ".join(f"model.{name}={getattr(new, name)}" for name in differing),
             expected=", ".join(f"model.{name}={getattr(old, name)}" for name in differing),
-            remedy="give the recipe the base model's widths",
+            remedy="give the recipe the base model's kind of block and widths",
         )
 
 

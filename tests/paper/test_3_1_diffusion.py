@@ -160,7 +160,7 @@ class Recorder:
     def __init__(self, factor: float = 0.3) -> None:
         self.factor, self.calls = factor, []
 
-    def __call__(self, inputs, c_noise, boxes, condition, latents):
+    def __call__(self, inputs, c_noise, boxes, condition, latents, *, latents_only=False):
         self.calls.append((inputs, c_noise, boxes, condition, latents))
         states = tuple(torch.full((len(x), 2, 2), 1.0) for x in inputs)
         return tuple(self.factor * x for x in inputs), states

@@ -7,8 +7,9 @@ from einops import rearrange
 
 from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.resample import cell_centres, make_resampler
-from hpdm_core.model.deep_context_fusion import DeepContextFusion, pooled_context
+from hpdm_core.model.deep_context import DeepContextFusion, pooled_context
 from tests.paper.tiny import (
+    BLOCKS,
     LOADS,
     PATCH,
     make_condition,
@@ -115,18 +116,19 @@ def test_equation_9_is_one_linear_layer_on_the_concatenation(coordinates):
     assert torch.allclose(fused, fusion.project(torch.cat(parts, dim=-1)), atol=1e-5)
 
 
-def test_context_is_taken_at_the_same_depth_before_its_own_fusion():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_context_is_taken_at_the_same_depth_before_its_own_fusion(block):
     """Recompute what enters block 5 of level 2 from the inputs of block 5 of levels 0 and 1."""
-    network, levels, batch = make_network(3), 3, 2
+    network, levels, batch = make_network(3, block=block), 3, 2
     inputs, labels, boxes = make_inputs(make_pyramid(levels), batch)
     entered, fused = [], []
     network.fusion["5"].register_forward_pre_hook(lambda _, args: entered.append(args))
     network.blocks[4].register_forward_hook(lambda *args: fused.append(args[2][1]))
     network(inputs, labels, boxes, make_condition(batch))
     tokens = fused[0].chunk(3)  # outputs of block 4 are the inputs of block 5, level by level
-    resamplers = [make_resampler(boxes[2].relative_to(boxes[k]), network.size.grid) for k in (0, 1)]
-    context = pooled_context(tokens[:2], resamplers, network.size.grid)
-    places = cell_centres(boxes[2], network.size.grid)
+    resamplers = [make_resampler(boxes[2].relative_to(boxes[k]), network.grid) for k in (0, 1)]
+    context = pooled_context(tokens[:2], resamplers, network.grid)
+    places = cell_centres(boxes[2], network.grid)
     own, term = entered[1]  # called for level 1, then for level 2
     assert torch.equal(own, tokens[2])
     assert torch.allclose(term, network.fusion["5"].context_term(context, places), atol=1e-6)
@@ -136,16 +138,17 @@ def test_fusion_exists_where_a_finer_level_enters_and_nowhere_else():
     assert set(make_network(3).fusion) == {"2", "3", "4", "5"}
     assert set(make_network(4).fusion) == {"2", "3", "4", "5"}
     assert not make_network(1).fusion
-    assert not make_network(3, context="shallow").fusion
+    assert not [*make_network(3, context="shallow").fusion.parameters()]
 
 
 # Flow of information.
 
 
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("context", ["deep", "shallow"])
 @pytest.mark.parametrize("levels", [2, 3, 4])
-def test_information_flows_from_coarse_to_fine_only(levels, context):
-    network = make_network(levels, context=context, loads=(levels,) * 3)
+def test_information_flows_from_coarse_to_fine_only(levels, context, block):
+    network = make_network(levels, block=block, context=context, loads=(levels,) * 3)
     inputs, labels, boxes = make_inputs(make_pyramid(levels), 2)
     inputs = tuple(x.requires_grad_() for x in inputs)
     labels = labels.requires_grad_()
@@ -194,10 +197,11 @@ def test_blocks_that_no_finer_level_enters_learn_nothing_from_fine_losses_when_d
 # The base model's function is kept.
 
 
-def test_fusion_at_its_initial_value_leaves_the_base_function_untouched():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fusion_at_its_initial_value_leaves_the_base_function_untouched(block):
     """Every level of an untouched network gives what a one-level base gives for its patch."""
-    network = make_network(3, loads=(3,) * 4, stir=False)
-    base = make_network(1, loads=(1,) * 4, stir=False)
+    network = make_network(3, block=block, loads=(3,) * 4, stir=False)
+    base = make_network(1, block=block, loads=(1,) * 4, stir=False)
     base.load_state_dict(
         {name: w for name, w in network.state_dict().items() if not name.startswith("fusion")}
     )
@@ -210,8 +214,10 @@ def test_fusion_at_its_initial_value_leaves_the_base_function_untouched():
         assert torch.allclose(outputs[level], alone[0], atol=1e-6)
 
 
-def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function():
-    base, network = make_network(1, loads=(1,) * 6), make_network(3, stir=False)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function(block):
+    base = make_network(1, block=block, loads=(1,) * 6)
+    network = make_network(3, block=block, stir=False)
     report = network.load_state_dict(base.state_dict(), strict=False)
     assert not report.unexpected_keys
     assert {name.split(".")[0] for name in report.missing_keys} == {"fusion"}
@@ -224,12 +230,13 @@ def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function():
 # Switches of Table 3: each flips something.
 
 
-def test_shallow_context_reads_the_level_below_alone():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_shallow_context_reads_the_level_below_alone(block):
     """Changing the pixels of level 0 leaves level 2 untouched, unless level 1's change too."""
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     changed = (inputs[0] + 1, *inputs[1:])
     for context in ("deep", "shallow"):
-        network = make_network(3, context=context)
+        network = make_network(3, block=block, context=context)
         before = network(inputs, labels, boxes, make_condition(2))[0]
         after = network(changed, labels, boxes, make_condition(2))[0]
         assert not torch.equal(before[1], after[1])
@@ -250,13 +257,14 @@ def test_shallow_context_is_the_resampled_patch_of_the_level_below():
         [
             tokenizer.patchify(inputs[1]),
             tokenizer.patchify(pixels),
-            cell_centres(boxes[1], network.size.grid),
+            cell_centres(boxes[1], network.grid),
         ],
         dim=-1,
     )
     weight = torch.cat([tokenizer.project.weight, tokenizer.project_context.weight], dim=1)
     expected = F.linear(concatenated, weight, tokenizer.project.bias)
-    assert torch.allclose(seen[1], expected, atol=1e-5)
+    # Both levels pass in one call.
+    assert torch.allclose(seen[0].chunk(2)[1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("context", ["deep", "shallow"])
@@ -290,6 +298,10 @@ def test_coordinates_tell_places_apart_and_can_be_left_out(context):
         {"self_conditioning": True},
         {"conditioning": "text"},
         {"conditioning": "none"},
+        {"block": "transformer"},
+        {"block": "transformer", "context": "shallow"},
+        {"block": "transformer", "conditioning": "text"},
+        {"block": "transformer", "conditioning": "none"},
     ],
     ids=str,
 )
@@ -317,9 +329,11 @@ def test_level_by_level_equals_all_at_once(levels, options):
         assert torch.allclose(result.latents, states[level], atol=1e-5)
 
 
-def test_a_network_is_run_on_the_coarsest_levels_alone_with_the_same_result():
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("context", ["deep", "shallow"])
+def test_a_network_is_run_on_the_coarsest_levels_alone_with_the_same_result(block, context):
     """Pyramid cuts: what finer levels do never reaches coarser ones."""
-    network = make_network(4, loads=LOADS[4])
+    network = make_network(4, block=block, context=context, loads=LOADS[4])
     inputs, labels, boxes = make_inputs(make_pyramid(4), 2)
     outputs, _ = network(inputs, labels, boxes, make_condition(2))
     for levels in (1, 2, 3):

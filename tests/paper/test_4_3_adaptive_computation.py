@@ -8,16 +8,16 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpdm_core.geometry.resample import make_resampler
+from hpdm_core.geometry.resample import cell_centres, make_resampler
 from hpdm_core.model.adaptive_computation import (
     block_passes,
     first_block,
     stack_levels,
     unstack_levels,
 )
-from hpdm_core.model.deep_context_fusion import pooled_context
+from hpdm_core.model.deep_context import pooled_context
 from hpdm_core.model.hpdm import HPDM
-from tests.paper.tiny import make_condition, make_inputs, make_network, make_pyramid
+from tests.paper.tiny import BLOCKS, make_condition, make_inputs, make_network, make_pyramid
 
 UCF = (1, 1, 2, 2, 3, 3)
 
@@ -28,32 +28,35 @@ def listing_1(network: HPDM, inputs: Sequence[Tensor], labels: Tensor, boxes, co
     `x[:, :nlvl] = blk(x[:, :nlvl])`: levels that a block leaves out keep their activations.
     """
     levels = len(inputs)
-    x = torch.stack([network.tokenizer(patch) for patch in inputs], dim=1)  # (b, l, n, d)
-    z = network.latents.expand(len(x), levels, -1, -1).clone()  # (b, l, m, d)
+    embed = network.tokenizer.embed
+    x = torch.stack([network.tokenizer(embed(p)) for p in inputs], dim=1)  # (b, l, n, d)
+    start = torch.empty(0, 0) if network.latents is None else network.latents
+    z = start.expand(len(x), levels, -1, -1).clone()  # (b, l, m, d)
     tokens = [network.conditioning(labels[:, k], condition) for k in range(levels)]
     for index, blk in enumerate(network.blocks):
-        nlvl = network.size.levels_per_block[index]
+        nlvl = network.levels_per_block[index]
         before = x.clone()
         for level in range(nlvl):
             fused = before[:, level]
             if level > 0:
                 ctx = 0
                 for k in range(level):
-                    resample = make_resampler(boxes[level].relative_to(boxes[k]), network.size.grid)
-                    ctx = ctx + pooled_context([before[:, k]], [resample], network.size.grid)
-                places = network._links(boxes, level).coordinates
+                    resample = make_resampler(boxes[level].relative_to(boxes[k]), network.grid)
+                    ctx = ctx + pooled_context([before[:, k]], [resample], network.grid)
+                places = cell_centres(boxes[level], network.grid)
                 parts = [before[:, level], ctx / level, places]
                 fused = network.fusion[str(index)].project(torch.cat(parts, dim=-1))
             z[:, level], x[:, level] = blk(z[:, level].clone(), fused, *tokens[level])
     return torch.stack([network.detokenizer(x[:, level]) for level in range(levels)], dim=1)
 
 
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize(
     ("levels", "loads"),
     [(3, UCF), (4, (1, 1, 2, 2, 3, 4)), (4, (4,) * 6), (4, (1, 2, 2, 3, 3, 4)), (1, (1,) * 3)],
 )
-def test_stacked_levels_equal_listing_1(levels, loads):
-    network = make_network(levels, loads=loads)
+def test_stacked_levels_equal_listing_1(levels, loads, block):
+    network = make_network(levels, block=block, loads=loads)
     inputs, labels, boxes = make_inputs(make_pyramid(levels), 2)
     condition = make_condition(2)
     outputs, _ = network(inputs, labels, boxes, condition)
@@ -61,20 +64,22 @@ def test_stacked_levels_equal_listing_1(levels, loads):
     assert torch.allclose(torch.stack(outputs, dim=1), expected, atol=1e-4)
 
 
-def test_a_block_runs_once_on_all_its_levels_stacked():
-    network, batch = make_network(3, loads=UCF), 2
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_runs_once_on_all_its_levels_stacked(block):
+    network, batch = make_network(3, block=block, loads=UCF), 2
     rows = []
-    for block in network.blocks:
-        block.register_forward_hook(lambda _, args, __: rows.append(len(args[1])))
+    for each in network.blocks:
+        each.register_forward_hook(lambda _, args, __: rows.append(len(args[1])))
     inputs, labels, boxes = make_inputs(make_pyramid(3), batch)
     network(inputs, labels, boxes, make_condition(batch))
     assert rows == [batch * load for load in UCF]
 
 
+@pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_skipped_blocks_get_no_gradient_from_the_level(level):
+def test_skipped_blocks_get_no_gradient_from_the_level(level, kind):
     """With context detached, a level's loss reaches the blocks it enters and no other."""
-    network = make_network(3, loads=UCF, detach_context=True)
+    network = make_network(3, block=kind, loads=UCF, detach_context=True)
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     outputs, _ = network(inputs, labels, boxes, make_condition(2))
     outputs[level].square().sum().backward()
@@ -86,18 +91,20 @@ def test_skipped_blocks_get_no_gradient_from_the_level(level):
             assert all(grad is None or not grad.any() for grad in grads)
 
 
-def test_with_context_gradients_reach_early_blocks_through_coarser_levels():
-    network = make_network(3, loads=UCF)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_with_context_gradients_reach_early_blocks_through_coarser_levels(block):
+    network = make_network(3, block=block, loads=UCF)
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     network(inputs, labels, boxes, make_condition(2))[0][2].square().sum().backward()
     # Blocks 0 and 1 run on level 0 alone, whose features level 2 reads.
-    assert all(weight.grad.any() for weight in network.blocks[0].write_mlp.parameters())
+    assert all(weight.grad.any() for weight in network.blocks[0].parameters())
 
 
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("loads", [UCF, (1, 2, 3), (3, 3, 3), (1, 1, 1, 3)])
-def test_skipped_blocks_cost_no_flops(loads):
+def test_skipped_blocks_cost_no_flops(loads, block):
     """Adding a level adds the arithmetic of the blocks that it enters, to the last multiply."""
-    network = make_network(3, loads=loads)
+    network = make_network(3, block=block, loads=loads)
     inputs, labels, boxes = make_inputs(make_pyramid(3), 1)
     names = [f"HPDM.blocks.{index}" for index in range(len(loads))]
     costs = []
@@ -112,8 +119,9 @@ def test_skipped_blocks_cost_no_flops(loads):
         assert row == [pass_of_one * min(load, levels) for load in loads]
 
 
-def test_tiled_inference_skips_the_same_blocks():
-    network = make_network(3, loads=UCF)
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_tiled_inference_skips_the_same_blocks(kind):
+    network = make_network(3, block=kind, loads=UCF)
     inputs, labels, boxes = make_inputs(make_pyramid(3), 1)
     ran = []
     for index, block in enumerate(network.blocks):
@@ -169,12 +177,13 @@ def test_fewer_levels_per_block_change_the_result():
     assert not torch.allclose(a[2], b[2], atol=1e-3)
 
 
-def test_recomputing_blocks_in_the_backward_pass_changes_no_gradient():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_recomputing_blocks_in_the_backward_pass_changes_no_gradient(block):
     """Activation checkpointing (train.activation_checkpointing)."""
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     grads = []
     for enabled in (False, True):
-        network = make_network(3, loads=UCF).train()
+        network = make_network(3, block=block, loads=UCF).train()
         network.set_activation_checkpointing(enabled)
         outputs, _ = network(inputs, labels, boxes, make_condition(2))
         sum(output.square().mean() for output in outputs).backward()

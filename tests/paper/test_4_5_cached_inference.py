@@ -65,6 +65,8 @@ def test_the_cache_changes_no_video(levels, time_grows, overlap):
         {"context": "shallow"},
         {"loads": (3, 3, 3)},
         {"self_conditioning": True, "positions": "factorised", "coordinates": False},
+        {"block": "transformer"},
+        {"block": "transformer", "context": "shallow"},
     ],
     ids=str,
 )
@@ -122,10 +124,10 @@ def count_block_passes(network, pyramid, settings, *, cached: bool) -> int:
 
 
 @pytest.mark.parametrize("overlap", ["", "hw", "fhw"])
-@pytest.mark.parametrize("levels", [2, 3])
-def test_ancestors_run_once_per_level_instead_of_once_per_tile_and_step(levels, overlap):
+@pytest.mark.parametrize(("levels", "block"), [(2, "rin"), (3, "rin"), (3, "transformer")])
+def test_ancestors_run_once_per_level_instead_of_once_per_tile_and_step(levels, overlap, block):
     """Tiles' own passes remain; of the rest, one pass of each ancestor."""
-    network, pyramid, loads = make_network(levels), make_pyramid(levels), LOADS[levels]
+    network, pyramid, loads = make_network(levels, block=block), make_pyramid(levels), LOADS[levels]
     settings = make_settings(STEPS[levels], overlap=overlap, sigma_max=5.0)
     own = again = once = 0
     for level in range(levels):

@@ -17,14 +17,14 @@ from hpdm_core.geometry.boxes import Box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import SamplingSettings, Work, generate
-from hpdm_core.model.hpdm import HPDM, NetworkSize
-from hpdm_core.model.rin import BlockSize
+from hpdm_core.model.hpdm import HPDM
 from hpdm_core.records import Condition, LevelOutput, PatchBatch
 
 PATCH = (2, 4, 4)
 LOADS = {1: (1, 1), 2: (1, 2, 2), 3: (1, 1, 2, 2, 3, 3), 4: (1, 1, 2, 2, 3, 4)}
 NUM_CLASSES, TEXT_WIDTH = 5, 6
 UNLIMITED = 1 << 40
+BLOCKS = ("rin", "transformer")
 OVERLAPS = ("", "f", "h", "w", "fh", "fw", "hw", "fhw")
 
 
@@ -38,6 +38,7 @@ def make_pyramid(levels: int, *, time_grows: bool = True) -> Pyramid:
 def make_network(
     levels: int,
     *,
+    block: str = "rin",
     loads: tuple[int, ...] | None = None,
     context: str = "deep",
     detach_context: bool = False,
@@ -53,34 +54,31 @@ def make_network(
 
     Untrained fusion ignores its context, and so hides mistakes.
     """
-    block = BlockSize(
+    torch.manual_seed(seed)
+    network = HPDM(
+        patch=PATCH,
+        token=(1, 2, 2),
+        block=block,
         data_width=16,
-        latent_width=16,
-        layers=1,
+        latent_width=16 if block == "rin" else None,
+        num_latents=6 if block == "rin" else None,
+        layers_per_block=1,
         latent_heads=2,
         latent_head_width=12,
         cross_heads=2,
         cross_head_width=8,
+        head_width=8,
         mlp_ratio=2,
-        dropout=dropout,
-    )
-    size = NetworkSize(
-        patch=PATCH,
-        token=(1, 2, 2),
-        num_latents=6,
         levels_per_block=LOADS[levels] if loads is None else loads,
-        block=block,
-        num_classes=NUM_CLASSES if conditioning == "class" else None,
-        condition_width={"none": None, "class": 10, "text": TEXT_WIDTH}[conditioning],
-    )
-    torch.manual_seed(seed)
-    network = HPDM(
-        size,
         context=context,
         detach_context=detach_context,
         coordinates=coordinates,
         positions=positions,
+        conditioning=conditioning,
+        num_classes=NUM_CLASSES,
+        condition_width=TEXT_WIDTH if conditioning == "text" else 10,
         self_conditioning=self_conditioning,
+        dropout=dropout,
     )
     if stir:
         stir_weights(network, seed=seed)
@@ -115,7 +113,7 @@ def make_condition(batch: int, kind: str = "class", *, seed: int = 0) -> Conditi
 def make_inputs(
     pyramid: Pyramid, batch: int, *, seed: int = 0
 ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Box, ...]]:
-    """Return the patches of all levels, their noise labels (b, l) and their boxes."""
+    """Return the patches of all levels, their c_noise (b, l) and their boxes."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, 3, *pyramid.patch)
     inputs = tuple(torch.randn(shape, generator=generator) for _ in pyramid.levels)
@@ -154,7 +152,7 @@ class PointwiseNetwork:
     def run_level(
         self,
         inputs: Tensor,
-        noise_labels: Tensor,
+        c_noise: Tensor,
         *,
         level: int,
         condition: Condition,
@@ -162,7 +160,7 @@ class PointwiseNetwork:
         latents: Tensor | None,
     ) -> LevelOutput:
         self.batches.append(len(inputs))
-        sigma = (4 * noise_labels.double()).exp()
+        sigma = (4 * c_noise.double()).exp()
         if self.preconditioning[level].parametrisation == "snapvideo":
             sigma = sigma * self.preconditioning[level].sigma_in
         scales = self.preconditioning[level](sigma)

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpdm_core.build import build_diffusion, build_network
+from hpdm_core.build import (
+    activation_bytes_per_video,
+    build_diffusion,
+    build_network,
+    describe,
+    tile_bytes,
+)
 from hpdm_core.recipe.load import (
     load_recipe,
     recipe_from_yaml,
@@ -53,6 +59,17 @@ def test_every_recipe_builds(path):
     assert _parameters(path) > 0
     assert build_diffusion(recipe).pyramid.num_levels == len(recipe.pyramid.levels)
     assert recipe_from_yaml(recipe_to_yaml(recipe), "round trip") == recipe
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_builds_with_the_other_block(path):
+    """`model.block=transformer` over a recipe of RIN blocks, whose own fields may stay."""
+    changes = {"block": "transformer", "self_conditioning": 0, "head_width": 8, "num_classes": 101}
+    recipe = load_recipe(path, [f"model.{name}={value}" for name, value in changes.items()])
+    rows = describe(recipe)
+    assert rows["parameters"]["total"] > rows["parameters"]["latents"] == 0
+    assert activation_bytes_per_video(recipe) > 0
+    assert tile_bytes(recipe) > 0
 
 
 @pytest.mark.parametrize("name", TABLE_8)

@@ -33,7 +33,7 @@ class SmallDevice:
         self.sizes: list[int] = []
         self.refusals = 0
 
-    def run_level(self, inputs, noise_labels, *, level, condition, context, latents) -> LevelOutput:
+    def run_level(self, inputs, c_noise, *, level, condition, context, latents) -> LevelOutput:
         if len(inputs) > self.room and self.after <= 0:
             self.refusals += 1
             self.sizes.clear()
@@ -41,7 +41,7 @@ class SmallDevice:
         self.after -= 1
         self.sizes.append(len(inputs))
         return self.network.run_level(
-            inputs, noise_labels, level=level, condition=condition, context=context, latents=latents
+            inputs, c_noise, level=level, condition=condition, context=context, latents=latents
         )
 
     def context(self, features, boxes):

@@ -10,6 +10,7 @@ from hpdm_core.model.conditioning import ConditioningTokens, NoiseEmbedding
 from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
 from hpdm_core.model.rin import RINBlock
 from hpdm_core.model.tokenizer import Detokenizer, Positions, Tokenizer
+from hpdm_core.model.transformer import TransformerLayer
 from hpdm_core.records import Condition
 from tests.paper.tiny import make_network
 
@@ -58,8 +59,6 @@ def test_feed_forward_is_two_layers_around_a_gelu():
     inner = layer.down(F.gelu(layer.up(F.layer_norm(x, (6,)))))
     assert layer.up.out_features == 18
     assert torch.allclose(layer(x), x + inner, atol=1e-6)
-    layer.residual = False
-    assert torch.allclose(layer(x), inner, atol=1e-6)
 
 
 def test_dropout_acts_in_training_alone():
@@ -81,6 +80,38 @@ def test_a_block_reads_computes_and_writes_in_that_order():
         "compute.0.0", "compute.0.1", "write", "write_mlp",
     ]  # fmt: skip
     assert isinstance(block, RINBlock)
+
+
+def test_a_transformer_layer_is_modulated_by_its_condition():
+    """adaLN-Zero (DiT): x + gate * f(norm(x) * (1 + scale) + shift), twice."""
+    layer = TransformerLayer(8, heads=2, head_width=4, ratio=3, dropout=0.0)
+    x, condition = torch.randn(2, 5, 8), torch.randn(2, 8)
+    shift, scale, gate, shift_2, scale_2, gate_2 = layer.modulation(condition)[:, None].chunk(6, -1)
+    q, k, v = layer.attention.to_qkv(F.layer_norm(x, (8,)) * (1 + scale) + shift).chunk(3, dim=-1)
+    y = x + gate * layer.attention.to_out(attend(q, k, v, 2))
+    hidden = layer.mlp.up(F.layer_norm(y, (8,)) * (1 + scale_2) + shift_2)
+    expected = y + gate_2 * layer.mlp.down(F.gelu(hidden))
+    assert torch.allclose(layer(x, condition), expected, atol=1e-5)
+    assert not [name for name, _ in layer.named_parameters() if "norm" in name]
+
+
+def test_a_transformer_block_sums_noise_and_class_and_reads_a_text():
+    by_class = make_network(1, block="transformer").blocks[0]
+    tokens, none = torch.randn(1, 8, 16), torch.empty(1, 0, 0)
+    condition = torch.randn(1, 2, 16)
+    assert by_class.read_text is None
+    _, a = by_class(none, tokens, condition, None)
+    _, b = by_class(none, tokens, condition.sum(1, keepdim=True), None)
+    assert torch.allclose(a, b, atol=1e-5)
+    by_text = make_network(1, block="transformer", conditioning="text").blocks[0]
+    condition, mask = torch.randn(1, 4, 16), torch.tensor([[True, True, False, False]])
+    _, masked = by_text(none, tokens, condition, mask)
+    _, short = by_text(none, tokens, condition[:, :2], None)
+    assert torch.allclose(masked, short, atol=1e-5)
+    read = by_text.read_text(tokens, condition[:, :2])
+    for layer in by_text.layers:
+        read = layer(read, F.silu(condition[:, 0]))
+    assert torch.allclose(short, read, atol=1e-5)
 
 
 def test_a_token_is_a_block_of_pixels_flattened():
@@ -119,7 +150,7 @@ def test_positions_are_a_table_or_a_sum_of_three():
     assert torch.allclose(parts()[(1 * 3 + 2) * 4 + 3], t[1] + h[2] + w[3])
 
 
-def test_noise_labels_near_and_far_are_told_apart():
+def test_noise_levels_near_and_far_are_told_apart():
     """Neighbouring steps of a long schedule, and both ends of it."""
     embedding = NoiseEmbedding(64)
     sigmas = torch.tensor([0.002, 0.0022, 1.0, 1.05, 70.0, 80.0])

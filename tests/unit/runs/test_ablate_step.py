@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from hpdm_core.build import activation_bytes_per_video
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.runs import ablate_step
 from hpdm_core.runs.ablate_step import measure_memory, measure_speed, measured_rate
-from hpdm_core.runs.train_memory import activation_bytes_per_video
 
 CPU = torch.device("cpu")
 ADAPTIVE = "model.levels_per_block=[1,1,2,3]"

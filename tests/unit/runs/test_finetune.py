@@ -257,11 +257,19 @@ WIDE = (("data_width: 16", "data_width: 32"), ("latent_width: 16", "latent_width
 
 def test_a_base_of_other_widths_is_refused_with_both(make_weights):
     message = (
-        r"have other widths than this recipe's; got model\.data_width=32, model\.latent_width=8; "
+        r"of another kind or width than this recipe's; "
+        r"got model\.data_width=32, model\.latent_width=8; "
         r"expected model\.data_width=16, model\.latent_width=16"
     )
     with pytest.raises(CheckpointError, match=message):
         plan_start(make_weights(), recipe_with(*WIDE), classes=CLASSES)
+
+
+def test_a_base_with_the_other_kind_of_block_is_refused(make_weights):
+    message = r"another kind .*; got model\.block=transformer; expected model\.block=rin; give"
+    other = recipe_with(("data_width: 16", "data_width: 32\n  block: transformer"))
+    with pytest.raises(CheckpointError, match=message):
+        plan_start(make_weights(), other, classes=CLASSES)
 
 
 def test_the_papers_recipes_fit_their_base(tmp_path):
@@ -349,7 +357,7 @@ def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path):
 def test_a_base_that_is_absent_or_misfits_leaves_nothing(root, base_run, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         go(train_recipe(root), tmp_path / "fine", init_from=tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="have other widths"):
+    with pytest.raises(CheckpointError, match="of another kind or width"):
         go(train_recipe(root, *WIDE), tmp_path / "fine", init_from=base_run)
     assert not (tmp_path / "fine").exists()
 

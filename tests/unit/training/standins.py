@@ -53,7 +53,7 @@ class TinyNetwork(nn.Module):
         self.blocks = nn.ModuleList([Block(dropout) for _ in range(2)])
         self.write = nn.Linear(WIDTH, size)
 
-    def forward(self, inputs, noise_labels, boxes, condition, latents=None):
+    def forward(self, inputs, c_noise, boxes, condition, latents=None, *, latents_only=False):
         outputs = []
         for level, patch in enumerate(inputs):
             x = self.read(patch.flatten(1)) + self.table[condition.labels]

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm_core.geometry.boxes import pyramid_boxes
-from hpdm_core.model.flops import level_flops
+from hpdm_core.model.cost import level_flops
 from hpdm_core.model.hpdm import HPDM
 from tests.paper.tiny import make_condition, make_network, make_pyramid
 
@@ -38,6 +38,10 @@ def count_with_torch(network: HPDM, levels: int, *, kind: str, backward: bool = 
         {"conditioning": "text"},
         {"conditioning": "none"},
         {"positions": "factorised"},
+        {"block": "transformer"},
+        {"block": "transformer", "loads": (3, 3), "context": "shallow"},
+        {"block": "transformer", "conditioning": "text"},
+        {"block": "transformer", "conditioning": "none"},
     ],
     ids=str,
 )

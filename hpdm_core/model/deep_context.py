@@ -15,7 +15,66 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hpdm_core.geometry.resample import Grid, Resampler
+from hpdm_core.geometry.boxes import Box
+from hpdm_core.geometry.resample import Grid, Resampler, cell_centres, make_resampler
+from hpdm_core.model.context_sites import TOKENIZER, Links
+
+
+class DeepContext(nn.ModuleDict):
+    """Context before each block, with a `DeepContextFusion` where a finer level enters the block.
+
+    Args:
+        width: width of data tokens.
+        grid: tokens of a patch per axis.
+        levels_per_block: how many of the lowest levels each block runs on.
+        coordinates: whether each token's place in the full video is part of the input.
+        detach: stop gradients from finer to coarser levels (Table 3, row 2).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        grid: Grid,
+        levels_per_block: tuple[int, ...],
+        coordinates: bool,
+        detach: bool,
+    ) -> None:
+        # Only blocks that a finer level enters own fusion weights: none would ever be idle.
+        super().__init__(
+            {
+                str(block): DeepContextFusion(width, coordinates=coordinates)
+                for block, load in enumerate(levels_per_block)
+                if load > 1
+            }
+        )
+        self.grid, self.levels_per_block, self.detach = grid, levels_per_block, detach
+
+    def sites(self, level: int) -> tuple[int, ...]:
+        """Return where context enters a level: before the blocks that run on it."""
+        loads = enumerate(self.levels_per_block)
+        return tuple(block for block, load in loads if load > level > 0)
+
+    def links(self, boxes: tuple[Box, ...]) -> Links:
+        """Return how the lower levels' tokens are resampled at the patches boxes[-1]."""
+        *lower, box = boxes
+        return Links(
+            coordinates=cell_centres(box, self.grid),
+            resamplers=tuple(make_resampler(box.relative_to(k), self.grid) for k in lower),
+        )
+
+    def term(self, site: int, lower: Sequence[Tensor], links: Links) -> Tensor | None:
+        """Return (b, n, d) that the lower levels' (b, n, d) inputs of the block contribute."""
+        if site == TOKENIZER or not lower:
+            return None
+        if self.detach:
+            lower = [features.detach() for features in lower]
+        pooled = pooled_context(lower, links.resamplers, self.grid)
+        return self[str(site)].context_term(pooled, links.coordinates)
+
+    def fuse(self, site: int, own: Tensor, term: Tensor | None) -> Tensor:
+        """Fuse the patch's own (b, n, d) tokens with the term."""
+        return own if term is None else self[str(site)](own, term)
 
 
 class DeepContextFusion(nn.Module):
