@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from hpdm_core.build import build_diffusion, build_network, describe
+from hpdm_core.device import autocast, resolve_device, set_precision
 from hpdm_core.geometry.pyramid import sample_offsets
 from hpdm_core.model.rin import RINBlock
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
-from hpdm_core.training.parallel import autocast, resolve_device, set_precision
 
 Run = Callable[[], object]
 

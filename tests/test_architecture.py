@@ -15,7 +15,7 @@ CODE = sorted([*(ROOT / "hpdm_core").rglob("*.py"), *(ROOT / "hpdm_cli").rglob("
 MAX_FILE, MAX_FUNCTION = 400, 50
 
 # Which part may import which: left may import right and no more. A part may import itself.
-FREE = {"errors", "progress"}
+FREE = {"errors", "progress", "device"}
 MAY_IMPORT = {
     "cli": {"recipe", "runs"},
     "runs": {"recipe", "build", "data", "training", "inference", "metrics", "reports",
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "recipe": {"geometry.pyramid"},
     "geometry": set(),
     "seeds": set(),
+    "device": set(),
     "errors": set(),
     "progress": set(),
 }  # fmt: skip

@@ -206,7 +206,7 @@ class TrainRecipe(Section):
     steps: Positive = Field(description="optimiser steps")
     batch_size: Positive = Field(description="videos per step, over all devices")
     micro_batch: Positive | None = Field(
-        None, description="videos per pass and device; smaller saves memory (default: all at once)"
+        None, description="videos per pass and device (default: as many as memory holds)"
     )
     seed: int = Field(0, description="seed of weights, data order and noise")
     precision: Literal["fp32", "tf32", "bf16"] = Field(

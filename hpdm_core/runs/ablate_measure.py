@@ -12,6 +12,7 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.build import describe
+from hpdm_core.device import resolve_device
 from hpdm_core.progress import Progress, Silent, process_rank
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
@@ -21,7 +22,6 @@ from hpdm_core.runs.ablate_units import Unit
 from hpdm_core.runs.eval_fakes import FakeModel
 from hpdm_core.runs.eval_fvd import run_eval_fvd
 from hpdm_core.runs.train import run_train
-from hpdm_core.training.parallel import resolve_device
 
 SCORES, VIDEOS = "scores", "videos"
 

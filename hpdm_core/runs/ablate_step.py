@@ -21,11 +21,11 @@ from hpdm_core.build import (
     build_optimizer,
     describe,
 )
+from hpdm_core.device import autocast, available_memory, set_precision
 from hpdm_core.geometry.pyramid import sample_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
-from hpdm_core.runs.train_checks import BYTES_PER_PARAMETER, available_memory
-from hpdm_core.training.parallel import autocast, set_precision
+from hpdm_core.runs.train_fit import BYTES_PER_PARAMETER, fit_micro_batch
 
 MATRIX = 1024
 # A planned step that would take longer than this is not measured, but counted.
@@ -137,10 +137,11 @@ def measured_rate(recipe: Recipe, device: torch.device) -> tuple[float, str]:
     A step of the recipe's own batch is timed where it takes seconds, or of one video; a recipe far
     too large for the machine is judged by a matrix product.
     """
-    flops = describe(with_some_classes(recipe))["flops_per_video_training"]
+    counted, free = describe(with_some_classes(recipe)), available_memory(device)
+    flops = counted["flops_per_video_training"]
     product = _matrix_rate(device)
-    own = recipe.train.micro_batch or recipe.train.batch_size
-    for batch in (own, 1):
+    own = fit_micro_batch(recipe, counted["parameters"], devices=1, free=free)
+    for batch in (own.micro_batch, 1):
         if batch * flops / product < MAX_PLAN_SECONDS and _fits(recipe, device, batch=batch):
             seconds = Stepper(recipe, device).seconds(batch, rounds=1)
             how = f"a training step with batch {batch}, {seconds:.3g} s"

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hpdm_core.device import available_memory, set_precision
 from hpdm_core.errors import MetricError
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.records import Condition
 from hpdm_core.runs.eval_fakes import FakeModel
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model
 from hpdm_core.runs.sample import TOKENS_PER_CALL
-from hpdm_core.runs.train_checks import available_memory
-from hpdm_core.training.parallel import set_precision
 
 
 def open_model(ref: str, device: torch.device) -> FakeModel:

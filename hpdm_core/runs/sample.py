@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpdm_core.build import build_sampling
+from hpdm_core.device import available_memory, set_precision
 from hpdm_core.errors import HpdmError
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import SamplingSettings, Work, generate
@@ -32,8 +33,7 @@ from hpdm_core.runs.sample_plan import (
 )
 from hpdm_core.runs.sample_requests import Conditions, Request, make_requests
 from hpdm_core.runs.sample_store import LINES, PREVIEW, SampleStore
-from hpdm_core.runs.train_checks import available_memory
-from hpdm_core.training.parallel import Parallel, set_precision, start_parallel
+from hpdm_core.training.parallel import Parallel, start_parallel
 
 # Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
 TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}

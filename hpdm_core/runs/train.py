@@ -14,11 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from hpdm_core import __version__
 from hpdm_core.build import (
-    activation_bytes_per_video,
     build_diffusion,
     build_network,
     build_optimizer,
@@ -26,12 +24,14 @@ from hpdm_core.build import (
 )
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
+from hpdm_core.device import resolve_device, set_precision
 from hpdm_core.errors import DataError, DeviceError, HpdmError
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs import train_checks as checks
 from hpdm_core.runs.train_data import open_loader
+from hpdm_core.runs.train_fit import fit_micro_batch, fit_on_cards, with_micro_batch
 from hpdm_core.runs.train_init import Start, plan_start
 from hpdm_core.runs.train_preview import make_preview
 from hpdm_core.seeds import derive_seed
@@ -40,12 +40,7 @@ from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.lr import learning_rate
-from hpdm_core.training.parallel import (
-    Parallel,
-    num_processes,
-    set_precision,
-    start_parallel,
-)
+from hpdm_core.training.parallel import Parallel, free_memory, num_processes, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
@@ -78,7 +73,7 @@ def run_train(
     """
     out = out or Path("runs") / recipe.name
     if dry_run:
-        return plan_of_run(recipe, out, init_from=init_from)
+        return plan_of_run(recipe, out, device=device, init_from=init_from)
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = checks.with_classes(recipe, dataset)
     parallel = start_parallel(device, mode=recipe.train.parallel)
@@ -111,7 +106,7 @@ def run_train(
         parallel.close()
 
 
-def plan_of_run(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> dict:
+def plan_of_run(recipe: Recipe, out: Path, *, device: str, init_from: Path | None = None) -> dict:
     """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
     notes, classes = [], None
     try:
@@ -126,7 +121,13 @@ def plan_of_run(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> 
             recipe = recipe.model_copy(update={"model": model})
     figures = describe(recipe)
     world_size = num_processes()
-    parameters = figures["parameters"]["total"]
+    parameters = figures["parameters"]
+    try:
+        free = free_memory(resolve_device(device))
+    except DeviceError as error:
+        free = None
+        notes.append(str(error))
+    fit = fit_micro_batch(recipe, parameters, devices=world_size, free=free)
     if init_from is not None:
         figures["initialised"] = plan_start(init_from, recipe, classes=classes).summary()
     return {
@@ -134,13 +135,11 @@ def plan_of_run(recipe: Recipe, out: Path, *, init_from: Path | None = None) -> 
         "steps": recipe.train.steps,
         "batch_size": recipe.train.batch_size,
         "devices": world_size,
-        "memory_bytes_per_device": checks.memory_estimate(
-            recipe,
-            parameters=parameters,
-            activation_bytes_per_video=activation_bytes_per_video(recipe),
-            world_size=world_size,
-        ),
-        "checkpoint_bytes": parameters * checks.BYTES_PER_SAVED_PARAMETER,
+        "micro_batch": fit.micro_batch,
+        "memory_bytes_per_device": dict(fit.needed),
+        "memory_verdict": fit.verdict,
+        "memory_on_cards": fit_on_cards(recipe, parameters, devices=world_size),
+        "checkpoint_bytes": parameters["total"] * checks.BYTES_PER_SAVED_PARAMETER,
         "out": str(out),
         "notes": notes,
     }
@@ -169,8 +168,8 @@ class Run:
         begun = time.perf_counter()
         self._check_recipe()
         set_precision(self.recipe.train.precision, device=self.parallel.device)
+        micro_batch = self._check_room()
         state = self._state()
-        self._check_room(state.network)
         store = self._store()
         resumed = store.resume(state)
         if resumed is not None:
@@ -191,7 +190,7 @@ class Run:
             world_size=self.parallel.world_size,
         )
         try:
-            last = self._loop(state, loader, store, telemetry)
+            last = self._loop(state, loader, store, telemetry, micro_batch=micro_batch)
         finally:
             self.progress.stop()
             telemetry.close()
@@ -200,6 +199,7 @@ class Run:
             "run": str(self.out),
             "checkpoint": str(last),
             "steps": state.step,
+            "micro_batch": micro_batch,
             "resumed_from_step": start if resumed is not None else None,
             "parameters": sum(param.numel() for param in state.network.parameters()),
             "skipped_steps": state.skipped,
@@ -222,20 +222,27 @@ class Run:
         return summary
 
     def _loop(
-        self, state: TrainState, loader: PatchLoader, store: CheckpointStore, telemetry: Telemetry
+        self,
+        state: TrainState,
+        loader: PatchLoader,
+        store: CheckpointStore,
+        telemetry: Telemetry,
+        *,
+        micro_batch: int,
     ) -> Path:
+        recipe = with_micro_batch(self.recipe, micro_batch)
         title, steps = f"training {self.recipe.name}", self.recipe.train.steps
         self.progress.start(title, steps, done=state.step)
         return train(
             state,
             BatchStream(loader.batches, state.step, say=self.progress.say),
             loss=build_diffusion(self.recipe).loss,
-            plan=plan_from(self.recipe),
+            plan=plan_from(recipe),
             parallel=self.parallel,
             store=store,
             telemetry=telemetry,
             preview=make_preview(
-                self.recipe,
+                recipe,
                 state.network,
                 dataset=self.dataset,
                 folder=self.out / "samples",
@@ -261,16 +268,20 @@ class Run:
             ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_rampup_ratio),
         )
 
-    def _check_room(self, network: nn.Module) -> None:
-        parameters = sum(param.numel() for param in network.parameters())
-        needed = checks.memory_estimate(
-            self.recipe,
-            parameters=parameters,
-            activation_bytes_per_video=activation_bytes_per_video(self.recipe),
-            world_size=self.parallel.world_size,
-        )
-        checks.check_memory(needed, self.parallel.device)
-        checks.check_disk(self.recipe, self.out, parameters=parameters)
+    def _check_room(self) -> int:
+        """Refuse what memory or disk cannot hold, before anything is built.
+
+        Returns:
+            rows per pass and device, the same in all processes.
+        """
+        parameters, world_size = describe(self.recipe)["parameters"], self.parallel.world_size
+        free = self.parallel.free_memory()
+        fit = fit_micro_batch(self.recipe, parameters, devices=world_size, free=free)
+        fit.check(str(self.parallel.device))
+        checks.check_disk(self.recipe, self.out, parameters=parameters["total"])
+        if fit.micro_batch < self.recipe.train.batch_size // world_size:
+            self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
+        return fit.micro_batch
 
     def _store(self) -> CheckpointStore:
         text = recipe_to_yaml(self.recipe)

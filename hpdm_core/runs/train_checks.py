@@ -1,4 +1,4 @@
-"""What `hpdm train` looks at before it starts: recipe, data, disk and memory.
+"""What `hpdm train` looks at before it starts: recipe, data and disk.
 
 Each refusal says what to change.
 """
@@ -7,11 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.order import ClipRules
-from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
+from hpdm_core.errors import CheckpointError, DataError, RecipeError
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 
@@ -36,8 +34,8 @@ RESUMABLE = {
     "train.tensorboard",
     "train.wandb",
 }
-# Bytes per parameter, all float32: weights, gradients, two moments, averaged weights.
-BYTES_PER_PARAMETER, BYTES_PER_SAVED_PARAMETER = 20, 16
+# Bytes per parameter of a checkpoint, all float32: weights, two moments, averaged weights.
+BYTES_PER_SAVED_PARAMETER = 16
 
 
 def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
@@ -161,60 +159,6 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
             expected=f"{_gb(needed)} ({_gb(each)} each)",
             remedy="free space, lower train.keep_checkpoints, or give --out on a larger disk",
         )
-
-
-def check_memory(needed: dict[str, int], device: torch.device) -> None:
-    """Refuse a device that cannot hold the estimated need.
-
-    Args:
-        needed: what `memory_estimate` returned.
-        device: where training will run.
-
-    Raises:
-        DeviceError: too little memory.
-    """
-    free = available_memory(device)
-    if free is None or needed["total"] <= free:
-        return
-    fixed = needed["weights_and_optimizer"]
-    if fixed > free:
-        remedy = "use a smaller model, or several devices with train.parallel=fsdp"
-    else:
-        remedy = "lower train.micro_batch, or set train.activation_checkpointing=true"
-    raise DeviceError(
-        f"training needs more memory than {device} has free (estimate)",
-        got=f"{_gb(free)} free",
-        expected=f"{_gb(needed['total'])}: {_gb(fixed)} for weights, gradients, optimiser and "
-        f"averages, {_gb(needed['activations'])} for activations of one micro-batch",
-        remedy=remedy,
-    )
-
-
-def memory_estimate(
-    recipe: Recipe, *, parameters: int, activation_bytes_per_video: int, world_size: int
-) -> dict[str, int]:
-    """Estimate bytes per device: weights with all that goes with them, and activations."""
-    share = world_size if recipe.train.parallel == "fsdp" else 1
-    fixed = parameters * BYTES_PER_PARAMETER // share
-    rows = recipe.train.micro_batch or -(-recipe.train.batch_size // world_size)
-    activations = min(rows, recipe.train.batch_size) * activation_bytes_per_video
-    return {
-        "weights_and_optimizer": fixed,
-        "activations": activations,
-        "total": fixed + activations,
-    }
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Return free bytes on a device; None where that cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines}
-    return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
 
 
 def _existing(path: Path) -> Path:

@@ -15,11 +15,11 @@ from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.pictures import contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
+from hpdm_core.device import available_memory
 from hpdm_core.inference.generate import Work, generate
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.models import cache_maker, to_uint8
-from hpdm_core.runs.train_checks import available_memory
 from hpdm_core.training.parallel import Parallel
 
 

@@ -16,12 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hpdm_core.device import Precision, autocast
 from hpdm_core.diffusion.patch_diffusion import LevelLosses
 from hpdm_core.errors import CheckpointError, HpdmError
 from hpdm_core.records import Network, PatchBatch
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream, keep_levels, levels_of_step, split_batch
-from hpdm_core.training.parallel import Parallel, Precision, autocast, clip_gradients
+from hpdm_core.training.parallel import Parallel, clip_gradients
 from hpdm_core.training.stopping import Interrupted, StopRequest
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import StepReport, Telemetry

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpdm_core.errors import DeviceError
+from hpdm_core.device import available_memory, resolve_device
 from hpdm_core.training.sharding import local_all, shard_group
 
 Mode = Literal["single", "ddp", "fsdp"]
-Precision = Literal["fp32", "tf32", "bf16"]
+UNKNOWN = 2**62  # more bytes than any device has
 PREVIEW_METHODS = ("run_level", "context")
 
 
@@ -73,6 +73,15 @@ class Parallel:
         """Return whether `flag` holds on any process."""
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
+    def free_memory(self) -> int | None:
+        """Return the least that any process has free, so that all of them plan alike."""
+        free = free_memory(self.device)
+        if self.mode == "single":
+            return free
+        least = torch.tensor(UNKNOWN if free is None else free, device=self.device)
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        return None if int(least) == UNKNOWN else int(least)
+
     def from_main(self, number: int) -> int:
         """Return the main process's number everywhere."""
         value = torch.tensor(number, device=self.device)
@@ -123,36 +132,15 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def resolve_device(device: str, *, local_rank: int = 0) -> torch.device:
-    """Turn "auto", "cpu" or "cuda" into a device of this process.
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes that one process may plan with; None where that cannot be told.
 
-    Raises:
-        DeviceError: another name, no CUDA device, or fewer of them than processes.
+    The processes of a machine have a GPU each, but share its main memory.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise DeviceError("unknown device", got=device, expected="auto, cpu or cuda")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device == "auto" and not found):
-        return torch.device("cpu")
-    if local_rank >= found:
-        raise DeviceError(
-            "not enough CUDA devices on this machine",
-            got=found,
-            expected=f"at least {local_rank + 1}",
-            remedy="use --device cpu, or start as many processes as there are devices",
-        )
-    return torch.device("cuda", local_rank)
-
-
-def set_precision(precision: Precision, *, device: torch.device) -> None:
-    """Let CUDA matrix products use TF32, or keep them in full float32. CPUs stay as they are."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
-
-
-def autocast(precision: Precision, *, device: torch.device) -> AbstractContextManager[None]:
-    """Context that computes in bfloat16 where asked; weights and gradients stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    free = available_memory(device)
+    if free is None or device.type == "cuda":
+        return free
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))
 
 
 @torch.no_grad()

@@ -384,4 +384,4 @@ def test_a_base_sees_the_frame_rate_of_the_level_it_becomes(base, fine):
     more_frames = fine.pyramid.patch[0] // base.pyramid.patch[0]
     assert base.data.frame_stride == fine.data.frame_stride * growth * more_frames
     assert base.model.condition_width == fine.model.condition_width
-    assert base.sampling.churn == fine.sampling.churn == 0
+    assert base.sampling.churn == fine.sampling.churn == (0,)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hpdm_core.errors import DeviceError
+from hpdm_core.build import describe
+from hpdm_core.recipe.load import load_recipe
+from hpdm_core.runs.train_fit import fit_micro_batch
 from hpdm_core.training import checkpoint
-from hpdm_core.training.parallel import resolve_device, start_parallel
+from hpdm_core.training.parallel import start_parallel
 from tests.unit.training.standins import contents, make_state, make_store
 from tests.unit.training.two_processes import first_step, run_here
 
@@ -170,10 +172,10 @@ def test_muon_s_shards_are_taken_back_by_one_process(folder, tmp_path):
         assert torch.equal(tensor, end[name]), name
 
 
-def test_devices_that_are_absent_are_refused():
-    with pytest.raises(DeviceError, match="expected auto, cpu or cuda"):
-        resolve_device("tpu")
-    if not torch.cuda.is_available():
-        assert resolve_device("auto") == torch.device("cpu")
-        with pytest.raises(DeviceError, match="not enough CUDA devices"):
-            resolve_device("cuda")
+def test_processes_with_different_free_memory_agree(folder):
+    """40 GB for the first and 80 GB for the second, so both take what fits in 40 GB."""
+    recipe = load_recipe("hpdm_s", [])
+    alone = fit_micro_batch(recipe, describe(recipe)["parameters"], devices=2, free=40 * 10**9)
+    for rank in range(2):
+        text = (folder / f"micro-batch-{rank}.txt").read_text()
+        assert text == f"{40 * 10**9} {alone.micro_batch}"

@@ -22,6 +22,8 @@ from hpdm_core.runs import train_checks
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import run_train
 from hpdm_core.runs.train_data import open_loader
+from hpdm_core.runs.train_fit import FILL
+from hpdm_core.training import parallel
 from hpdm_core.training.checkpoint import find_weights, list_checkpoints, read_weights
 from tests.unit.training.test_loop import Said
 
@@ -130,6 +132,8 @@ def test_a_dry_run_counts_and_touches_nothing(recipe, tmp_path):
     assert plan["parameters"]["total"] == go(recipe, out)["parameters"]
     memory = plan["memory_bytes_per_device"]
     assert memory["weights_and_optimizer"] == 20 * plan["parameters"]["total"]
+    assert plan["micro_batch"] == 4
+    assert plan["memory_verdict"].startswith("fits: 0.0 GB of ")
     bare = go(changed(recipe, "data", name="absent"), out, dry_run=True)
     assert "counted with one class" in bare["notes"]
     assert json.loads(json.dumps(plan)) == plan
@@ -209,13 +213,34 @@ def test_a_disk_without_room_is_refused(recipe, tmp_path, monkeypatch):
 
 
 def test_too_little_memory_is_refused(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_checks, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(parallel, "available_memory", lambda device: 1000)
     with pytest.raises(DeviceError, match=r"several devices with train.parallel=fsdp"):
         go(recipe, tmp_path)
-    needed = {"weights_and_optimizer": 900, "activations": 200, "total": 1100}
-    with pytest.raises(DeviceError, match=r"lower train.micro_batch"):
-        train_checks.check_memory(needed, torch.device("cpu"))
-    train_checks.check_memory({**needed, "total": 1000}, torch.device("cpu"))
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_less_memory_means_smaller_passes_and_the_same_weights(recipe, tmp_path, monkeypatch):
+    recipe = changed(recipe, "model", dropout=0.0)
+    assert go(recipe, tmp_path / "whole")["micro_batch"] == 4
+    said, halves = Said(), changed(recipe, "train", micro_batch=2)
+    two = go(halves, tmp_path, dry_run=True)["memory_bytes_per_device"]["total"]
+    monkeypatch.setattr(parallel, "available_memory", lambda device: two / FILL + 1)
+    assert go(recipe, tmp_path, dry_run=True)["micro_batch"] == 2
+    assert go(recipe, tmp_path / "parts", progress=said)["micro_batch"] == 2
+    assert any("2 videos per pass and device; fits: 0.0 GB of" in line for line in said.lines)
+    kept = recipe_from_yaml((tmp_path / "parts" / "recipe.yaml").read_text(), "run")
+    assert kept.train.micro_batch is None
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_plan_for_an_absent_device_says_so(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plan = go(recipe, tmp_path, device="cuda", dry_run=True)
+    assert "how much is free cannot be told" in plan["memory_verdict"]
+    assert any("not enough CUDA devices" in note for note in plan["notes"])
+    assert [row["card"] for row in plan["memory_on_cards"]] == ["24 GB", "40 GB", "80 GB"]
 
 
 def test_running_out_of_memory_names_the_knobs(recipe, tmp_path, monkeypatch):

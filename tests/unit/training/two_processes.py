@@ -12,7 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hpdm_core.build import describe
+from hpdm_core.recipe.load import load_recipe
+from hpdm_core.runs.train_fit import fit_micro_batch
 from hpdm_core.training import checkpoint
+from hpdm_core.training import parallel as places
 from hpdm_core.training.loop import train_step
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.sharding import local, whole
@@ -55,6 +59,7 @@ def first_step(parallel: Parallel, *, micro_batch: int | None) -> tuple[TrainSta
 
 def main(folder: Path) -> None:
     parallel = start_parallel("cpu", mode="ddp")
+    different_memory(folder, parallel)
     for mode in ("ddp", "fsdp"):
         chosen = dataclasses.replace(parallel, mode=mode)
         for micro_batch in (None, 2):
@@ -112,6 +117,15 @@ def muon_run(folder: Path, parallel: Parallel) -> None:
     run_here(folder / "muon-parts", parallel, steps=4, optimizer="muon")
     state = run_here(folder / "muon-parts", parallel, steps=8, optimizer="muon")
     dump(folder / "muon-parts.safetensors", contents(state), parallel)
+
+
+def different_memory(folder: Path, parallel: Parallel) -> None:
+    """Let each process have another amount free and choose a micro-batch."""
+    per_process = (40, 80)[parallel.rank] * 10**9
+    places.available_memory = lambda device: 2 * per_process  # shared by both
+    recipe, free = load_recipe("hpdm_s", []), parallel.free_memory()
+    fit = fit_micro_batch(recipe, describe(recipe)["parameters"], devices=2, free=free)
+    (folder / f"micro-batch-{parallel.rank}.txt").write_text(f"{free} {fit.micro_batch}")
 
 
 def failing_disk(folder: Path, parallel: Parallel) -> None:
