@@ -3,15 +3,22 @@
 Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
+from hpdm_core.names import plain_name
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
+Name = Annotated[str, AfterValidator(plain_name)]
+
+# Far above anything sensible: more is a slip of the keys, and would be counted for hours.
+MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, MOST_LAYERS, MOST_CLASSES = 2**16, 2**20, 2**16, 128, 2**24
 
 
 class Section(BaseModel):
@@ -24,7 +31,7 @@ class DataRecipe(Section):
     """Which videos, and how clips are cut from them."""
 
     root: str = Field("./data", description="folder that `hpdm prep` wrote to")
-    name: str = Field(description="data set's name below the root")
+    name: Name = Field(description="data set's name below the root")
     split: str = Field("train", description="which split of the manifest to train on")
     frame_stride: Positive = Field(1, description="take every n-th frame of the source")
     short_clips: Literal["drop", "loop", "hold"] = Field(
@@ -233,7 +240,7 @@ class SamplingRecipe(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field(description="name of the recipe; the default folder below runs/")
+    name: Name = Field(description="name of the recipe; the default folder below runs/")
     description: str = Field("", description="one line on what it is for")
     data: DataRecipe
     pyramid: PyramidRecipe
@@ -245,7 +252,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_level_problems(self)) + list(_token_problems(self))
+        problems = [*_level_problems(self), *_token_problems(self), *_size_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -266,10 +273,10 @@ def _level_problems(recipe: Recipe):
                 f"{name} has {len(values)} values, expected {levels}: "
                 "one per level of pyramid.levels"
             )
-    loads = recipe.model.levels_per_block
-    if loads[-1] != levels:
+    last = (recipe.model.levels_per_block or ("nothing",))[-1]
+    if last != levels:
         yield (
-            f"model.levels_per_block ends with {loads[-1]}, expected {levels}: "
+            f"model.levels_per_block ends with {last}, expected {levels}: "
             "the last block must run on every level"
         )
 
@@ -283,3 +290,34 @@ def _token_problems(recipe: Recipe):
                 f"pyramid.patch has {axis} {patch}, which model.token's {token} does not divide; "
                 "change one of them"
             )
+
+
+def _size_problems(recipe: Recipe) -> Iterator[str]:
+    """Yield the sizes that no machine could hold, before anything is built of them."""
+    model, pyramid = recipe.model, recipe.pyramid
+    sizes = {
+        "pyramid.levels": (max(map(max, pyramid.levels)), MOST_PIXELS),
+        "model.data_width": (model.data_width, MOST_WIDTH),
+        "model.latent_width": (model.latent_width, MOST_WIDTH),
+        "model.condition_width": (model.condition_width, MOST_WIDTH),
+        "model.num_latents": (model.num_latents, MOST_TOKENS),
+        "model.latent_heads": (model.latent_heads * model.latent_head_width, MOST_WIDTH),
+        "model.cross_heads": (model.cross_heads * model.cross_head_width, MOST_WIDTH),
+        "model.mlp_ratio": (model.mlp_ratio, MOST_LAYERS),
+        "model.layers_per_block": (model.layers_per_block, MOST_LAYERS),
+        "model.num_classes": (model.num_classes or 1, MOST_CLASSES),
+    }
+    for name, (size, most) in sizes.items():
+        if size > most:
+            what = f"{name} times their width" if name.endswith("heads") else name
+            yield f"{what} is {size:,}, expected at most {most:,}"
+    if len(model.levels_per_block) > MOST_LAYERS:
+        blocks = len(model.levels_per_block)
+        yield f"model.levels_per_block has {blocks:,} blocks, expected at most {MOST_LAYERS}"
+    sides = zip(pyramid.patch, model.token, strict=True)
+    tokens = math.prod(max(1, patch // token) for patch, token in sides)
+    if tokens > MOST_TOKENS:
+        yield (
+            f"model.token cuts a patch into {tokens:,} tokens, expected at most {MOST_TOKENS:,}; "
+            "make it larger"
+        )
