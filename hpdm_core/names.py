@@ -38,6 +38,11 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def as_unicode(text: str) -> str:
+    r"""Return a text with bytes that are not UTF-8 and halves of characters written as \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def short_name(name: str, *, limit: int = LONGEST_NAME) -> str:
     """Return a file's name, its end replaced by a hash where it is longer than `limit` bytes."""
     data = name.encode("utf-8", "surrogateescape")
