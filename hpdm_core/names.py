@@ -45,7 +45,7 @@ def as_unicode(text: str) -> str:
 
 def short_name(name: str, *, limit: int = LONGEST_NAME) -> str:
     """Return a file's name, its end replaced by a hash where it is longer than `limit` bytes."""
-    data = name.encode("utf-8", "surrogateescape")
+    data = name.encode("utf-8", "surrogatepass")
     if len(data) <= limit:
         return name
     digest = hashlib.sha256(data).hexdigest()[:12]

@@ -77,7 +77,7 @@ def read_typed(path: Path, kind: TypeAdapter[Parsed]) -> Iterator[tuple[str, Par
         yield f"{path}:{number}", parse_typed(text, kind, f"{path}:{number}")
 
 
-def parse_typed(text: str, kind: TypeAdapter[Parsed], place: str) -> Parsed:
+def parse_typed(text: str | bytes, kind: TypeAdapter[Parsed], place: str) -> Parsed:
     """Return the value that JSON text holds; unknown fields are left out.
 
     Raises:

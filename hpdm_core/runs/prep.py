@@ -65,6 +65,7 @@ def run_prep_folder(
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
     """
     name = source.resolve().name if name is None else name
+    _check_name(name)  # before a long scan
     options = DecodingOptions(min_frames=min_frames, size=size)
     plan = plan_folder(root / name, name=name, source=source, options=options, workers=workers)
     return _carry_out(plan, progress, dry_run=dry_run)
