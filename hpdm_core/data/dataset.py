@@ -76,9 +76,9 @@ class _Header:
     """What dataset.yaml must hold, besides its format."""
 
     kind: Kind
-    source: str
-    settings: dict[str, Any]
     classes: list[str]
+    source: str = ""
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

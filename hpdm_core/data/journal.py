@@ -51,15 +51,15 @@ def earlier_findings(plan: Plan) -> Findings:
     header = read_header(plan.folder)
     begun, lines = _read_journal(plan.folder / JOURNAL)
     for earlier in (header, begun):
-        if earlier and (earlier["kind"], earlier["source"]) != (plan.kind, plan.source):
+        if earlier and (earlier["kind"], earlier.get("source")) != (plan.kind, plan.source):
             raise DataError(
                 f"{plan.folder} holds another data set",
-                got=f"{earlier['kind']} from {earlier['source']}",
+                got=f"{earlier['kind']} from {earlier.get('source')}",
                 expected=f"{plan.kind} from {plan.source}",
                 remedy="choose another --name, or delete that folder",
             )
     known = Findings()
-    if header and header["settings"] == plan.settings:
+    if header and header.get("settings") == plan.settings:
         entries = read_manifest(plan.folder / MANIFEST, classes=header["classes"])
         known.entries = {entry.source: entry for entry in entries}
         known.rejected = {r.source: r for r in read_rejected(plan.folder / REJECTED)}

@@ -21,22 +21,15 @@ import numpy as np
 
 from hpdm_core.data.atomic import atomic_path
 from hpdm_core.data.faults import UnusableVideo, irregular
-from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader
+from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader, open_container
 from hpdm_core.errors import DataError
 
 av.logging.set_level(av.logging.PANIC)
 
-# Headers may hold text that is not UTF-8, and it matters to nobody. PyAV 19 keeps its bytes, and
-# knows the option no more that earlier versions need.
-_ANY_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 GOP = 12
 CRF = 18
 # A frame of 8192x8192 takes 200 MB as RGB: what claims more is damaged, or meant to fill memory.
 MOST_PIXELS = 2**26
-# By name, so that a playlist or a list of files called x.mp4 opens no other file or host.
-_FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,live_flv,gif,mpegts,mpeg,mpegvideo,ogg,"
-_FORMATS += "asf,yuv4mpegpipe,h264,hevc,m4v,wav,mp3"
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +63,7 @@ class SequentialVideo:
         if path.stat().st_size == 0:
             raise UnusableVideo(path, "empty", "the file is empty")
         try:
-            # Absolute, for FFmpeg takes a name such as `pipe:0.mp4` for a protocol.
-            self._container = av.open(str(path.absolute()), options=_OPTIONS, **_ANY_TEXT)
+            self._container = open_container(path)
         except (av.error.FFmpegError, ValueError) as error:
             raise UnusableVideo(path, "not a video", _not_a_video(path)) from error
         if not self._container.streams.video:

@@ -18,7 +18,8 @@ Size = tuple[Positive, Positive, Positive]
 Name = Annotated[str, AfterValidator(plain_name)]
 
 # Far above anything sensible: more is a slip of the keys, and would be counted for hours.
-MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, MOST_LAYERS, MOST_CLASSES = 2**16, 2**20, 2**16, 128, 2**24
+MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, MOST_RATIO = 2**16, 2**20, 2**16, 128
+MOST_LAYERS, MOST_CLASSES = 1024, 2**24
 
 
 class Section(BaseModel):
@@ -295,6 +296,12 @@ def _token_problems(recipe: Recipe):
 def _size_problems(recipe: Recipe) -> Iterator[str]:
     """Yield the sizes that no machine could hold, before anything is built of them."""
     model, pyramid = recipe.model, recipe.pyramid
+    blocks = len(model.levels_per_block)
+    products = {
+        "model.latent_heads": "model.latent_heads times their width",
+        "model.cross_heads": "model.cross_heads times their width",
+        "model.layers_per_block": f"model.layers_per_block times {blocks:,} blocks",
+    }
     sizes = {
         "pyramid.levels": (max(map(max, pyramid.levels)), MOST_PIXELS),
         "model.data_width": (model.data_width, MOST_WIDTH),
@@ -303,17 +310,13 @@ def _size_problems(recipe: Recipe) -> Iterator[str]:
         "model.num_latents": (model.num_latents, MOST_TOKENS),
         "model.latent_heads": (model.latent_heads * model.latent_head_width, MOST_WIDTH),
         "model.cross_heads": (model.cross_heads * model.cross_head_width, MOST_WIDTH),
-        "model.mlp_ratio": (model.mlp_ratio, MOST_LAYERS),
-        "model.layers_per_block": (model.layers_per_block, MOST_LAYERS),
+        "model.mlp_ratio": (model.mlp_ratio, MOST_RATIO),
+        "model.layers_per_block": (model.layers_per_block * blocks, MOST_LAYERS),
         "model.num_classes": (model.num_classes or 1, MOST_CLASSES),
     }
     for name, (size, most) in sizes.items():
         if size > most:
-            what = f"{name} times their width" if name.endswith("heads") else name
-            yield f"{what} is {size:,}, expected at most {most:,}"
-    if len(model.levels_per_block) > MOST_LAYERS:
-        blocks = len(model.levels_per_block)
-        yield f"model.levels_per_block has {blocks:,} blocks, expected at most {MOST_LAYERS}"
+            yield f"{products.get(name, name)} is {size:,}, expected at most {most:,}"
     sides = zip(pyramid.patch, model.token, strict=True)
     tokens = math.prod(max(1, patch // token) for patch, token in sides)
     if tokens > MOST_TOKENS:

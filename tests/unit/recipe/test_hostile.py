@@ -64,11 +64,11 @@ def test_names_that_would_leave_their_folder_are_refused_everywhere(resolved, ke
     ("override", "expected"),
     [
         ("model.data_width=1000000000000", "model.data_width is 1,000,000,000,000, expected at"),
-        ("model.layers_per_block=1000000", "model.layers_per_block is 1,000,000, expected at most"),
+        ("model.layers_per_block=1000000", "model.layers_per_block times 4 blocks is 4,000,000"),
         ("model.latent_heads=100000", "model.latent_heads times their width is"),
         ("model.num_classes=999999999999999999", "model.num_classes is 999,999,999,999,999,999"),
         ("model.levels_per_block=[]", "model.levels_per_block ends with nothing, expected 3"),
-        (f"model.levels_per_block={[3] * 200}", f"has 200 blocks, expected at most {MOST_LAYERS}"),
+        (f"model.levels_per_block={[3] * 2000}", f"expected at most {MOST_LAYERS:,}"),
         ("pyramid.levels=[]", "levels is empty"),
         ("model.token=[1, 1, 1]", None),
         ("train.steps=" + "1" * 5000, "train.steps; got '111"),
