@@ -305,9 +305,9 @@ def _size_problems(recipe: Recipe) -> Iterator[str]:
     sizes = {
         "pyramid.levels": (max(map(max, pyramid.levels)), MOST_PIXELS),
         "model.data_width": (model.data_width, MOST_WIDTH),
-        "model.latent_width": (model.latent_width, MOST_WIDTH),
+        "model.latent_width": (model.latent_width or 1, MOST_WIDTH),
         "model.condition_width": (model.condition_width, MOST_WIDTH),
-        "model.num_latents": (model.num_latents, MOST_TOKENS),
+        "model.num_latents": (model.num_latents or 1, MOST_TOKENS),
         "model.latent_heads": (model.latent_heads * model.latent_head_width, MOST_WIDTH),
         "model.cross_heads": (model.cross_heads * model.cross_head_width, MOST_WIDTH),
         "model.mlp_ratio": (model.mlp_ratio, MOST_RATIO),
