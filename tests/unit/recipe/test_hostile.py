@@ -3,8 +3,8 @@
 import pytest
 
 from hpdm_core.errors import RecipeError
+from hpdm_core.recipe.bounds import MOST_LAYERS
 from hpdm_core.recipe.load import find_recipe, load_recipe, recipe_from_yaml, recipe_to_yaml
-from hpdm_core.recipe.schema import MOST_LAYERS
 
 
 @pytest.fixture(scope="module")
