@@ -32,7 +32,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import run_train
+from hpdm_core.runs.train.run import run_train
 
 OVERLAP = "fhw"
 COMPARISONS = {

@@ -53,7 +53,7 @@ def command(
     rows.jsonl, table.md, table.tex and report.html to results/TABLE-SCALE, or below --out.
     """
     with session(as_json=json) as current:
-        from hpdm_core.runs.ablate import run_ablate
+        from hpdm_core.runs.ablate.run import run_ablate
 
         result = run_ablate(
             table,

@@ -209,7 +209,7 @@ def command(
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)
         solver_steps = whole_numbers(steps, option="--steps")
-        from hpdm_core.runs.sample import run_sample
+        from hpdm_core.runs.sample.run import run_sample
 
         result = run_sample(
             checkpoint=checkpoint,

@@ -46,7 +46,7 @@ def command(
     """
     with session(as_json=json) as current:
         resolved = read_recipe(recipe, overrides, seed=seed)
-        from hpdm_core.runs.train import run_train
+        from hpdm_core.runs.train.run import run_train
 
         result = run_train(
             resolved, out=out, device=device.value, dry_run=dry_run, progress=current.progress

@@ -22,6 +22,8 @@ from hpdm_core.records import Condition
 from hpdm_core.seeds import derive_seed
 
 CHANNELS = 3
+# Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
+TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
+from hpdm_core.recipe.consistency import block_problems, level_problems, token_problems
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -17,7 +18,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 # A value for every level, or a list of one per level, coarsest first.
 BY_LEVEL = BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,))
 Solver = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
-STOCHASTIC_SOLVERS = ("heun", "euler")
 
 
 class Section(BaseModel):
@@ -141,7 +141,7 @@ class ModelRecipe(Section):
                 "detach_context has no effect with context: shallow, whose pixels carry no "
                 "gradient; set one of them otherwise"
             )
-        problems = list(_block_problems(self))
+        problems = list(block_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -287,6 +287,11 @@ class SamplingRecipe(Section):
             )
         return self
 
+    def by_level_fields(self) -> list[str]:
+        """Return the fields that hold one value for all levels, or a list of one per level."""
+        fields = type(self).model_fields.items()
+        return [name for name, field in fields if BY_LEVEL in field.metadata]
+
     def by_level(self, name: str, levels: int) -> tuple:
         """Return a field's value for each level; a single value holds for all of them."""
         values = getattr(self, name)
@@ -308,83 +313,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_level_problems(self)) + list(_token_problems(self))
+        problems = list(level_problems(self)) + list(token_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def _block_problems(model: ModelRecipe):
-    if model.block == "rin":
-        for name in ("latent_width", "num_latents"):
-            if getattr(model, name) is None:
-                yield f"model.{name} is missing, which block: rin needs"
-        return
-    if model.data_width % model.head_width:
-        yield (
-            f"model.head_width {model.head_width} does not divide model.data_width "
-            f"{model.data_width}, as block: transformer needs; change one of them"
-        )
-    if model.self_conditioning > 0:
-        yield (
-            f"model.self_conditioning is {model.self_conditioning:g}, expected 0 with block: "
-            "transformer, which has no latents; set it to 0"
-        )
-
-
-_BY_LEVEL_FIELDS = [
-    name for name, field in SamplingRecipe.model_fields.items() if BY_LEVEL in field.metadata
-]
-
-
-def _level_problems(recipe: Recipe):
-    levels = len(recipe.pyramid.levels)
-    diffusion, sampling = recipe.diffusion, recipe.sampling
-    lists = {
-        f"diffusion.{name}": getattr(diffusion, name)
-        for name in ("sigma_in", "noise_mean", "noise_std", "level_weights")
-    }
-    many = {f"sampling.{name}": getattr(sampling, name) for name in _BY_LEVEL_FIELDS}
-    lists |= {name: values for name, values in many.items() if len(values) != 1}
-    wrong = {name: len(values) for name, values in lists.items() if len(values) != levels}
-    for name, count in wrong.items():
-        yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
-    if not any(name.startswith("sampling.") for name in wrong):
-        yield from _solver_problems(sampling, levels)
-    loads = recipe.model.levels_per_block
-    if loads[-1] != levels:
-        yield (
-            f"model.levels_per_block ends with {loads[-1]}, expected {levels}: "
-            "the last block must run on every level"
-        )
-
-
-def _solver_problems(sampling: SamplingRecipe, levels: int):
-    names = ("sigma_min", "sigma_max", "s_min", "s_max", "churn", "solver")
-    columns = [sampling.by_level(name, levels) for name in names]
-    for level, (low, high, s_low, s_high, churn, solver) in enumerate(zip(*columns, strict=True)):
-        if low >= high:
-            yield (
-                f"sampling.sigma_min {low:g} must be below sampling.sigma_max {high:g} "
-                f"(level {level})"
-            )
-        if s_low >= s_high:
-            yield (
-                f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
-            )
-        if churn > 0 and solver not in STOCHASTIC_SOLVERS:
-            yield (
-                f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "
-                f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
-            )
-
-
-def _token_problems(recipe: Recipe):
-    for axis, patch, token in zip(
-        ("frames", "height", "width"), recipe.pyramid.patch, recipe.model.token, strict=True
-    ):
-        if patch % token:
-            yield (
-                f"pyramid.patch has {axis} {patch}, which model.token's {token} does not divide; "
-                "change one of them"
-            )

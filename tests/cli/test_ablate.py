@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hpdm_core.runs import ablate_measure
-from hpdm_core.runs.ablate_model import in_words
+from hpdm_core.runs.ablate import trial
+from hpdm_core.runs.ablate.model import in_words
 
 # A few rows of each table: all of them run by the same code.
 ROWS = {
@@ -98,7 +98,7 @@ def test_an_interrupted_table_goes_on_without_training_again(ablate, place, run_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablate_measure, "run_eval_fvd", stop)
+        patch.setattr(trial, "run_eval_fvd", stop)
         done = run_hpdm("ablate", *args, *out)
     assert done.returncode == 130
     assert not (place / "stopped/table3-smoke/rows.jsonl").exists()

@@ -7,7 +7,7 @@ import pytest
 from hpdm_core.reports import tables
 from hpdm_core.reports.ablations import choose_rows, load_table
 from hpdm_core.reports.results import collect, read_lines
-from hpdm_core.runs.ablate_units import make_units
+from hpdm_core.runs.ablate.trials import make_units
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
