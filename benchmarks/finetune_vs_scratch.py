@@ -10,7 +10,7 @@ seeds:
     scratch_longer as many steps of all levels as cost what base and fine-tuning cost together
 
 Every model is scored with the bundled detector against the training videos (docs/metrics.md): the
-lower the better; the scores are no FVD. Run again, it goes on where it stopped.
+lower the better; the scores are no FVD. Run again, it resumes where it stopped.
 """
 
 import argparse

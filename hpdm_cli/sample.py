@@ -204,7 +204,7 @@ def command(
     """Generate videos from a checkpoint.
 
     Writes a file per video, a contact sheet, and samples.jsonl with every setting.
-    The same command again goes on with the videos that are missing.
+    The same command again resumes with the videos that are missing.
     """
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)

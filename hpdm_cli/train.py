@@ -1,4 +1,4 @@
-"""`hpdm train`: train a recipe from scratch, or go on with its run."""
+"""`hpdm train`: train a recipe from scratch, or resume its run."""
 
 from typing import Annotated
 
@@ -40,7 +40,7 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train a recipe from scratch. The same command again goes on where it stopped.
+    """Train a recipe from scratch. The same command again resumes where it stopped.
 
     Writes to runs/RECIPE's name unless --out says otherwise.
     """

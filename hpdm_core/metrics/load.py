@@ -19,25 +19,25 @@ from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.weights import Fetch, obtain, verify
 from hpdm_core.progress import Progress, Silent
 
-Metric = Literal["fvd", "is"]
-METRICS: tuple[Metric, ...] = ("fvd", "is")
+MetricName = Literal["fvd", "is"]
+METRICS: tuple[MetricName, ...] = ("fvd", "is")
 # Seconds before an address is tried again: there are others.
 MIRROR_PAUSE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Metric:
     """A detector and the score made of its outputs.
 
     Args:
-        metric: which score.
-        score_name: what the score is called.
+        name: which score.
+        title: what the score is called.
         detector: the network.
         classes: names of its classes where it is a classifier of ours, else empty.
     """
 
-    metric: Metric
-    score_name: str
+    name: MetricName
+    title: str
     detector: Detector
     classes: tuple[str, ...] = ()
 
@@ -78,13 +78,13 @@ def check_names(metrics: list[str], detector: str) -> None:
         )
 
 
-def load_judges(
-    metrics: list[str], detector: str, *, folder: Path, device: torch.device, fetch: Fetch | None
-) -> list[Judge]:
-    """Return one judge per metric.
+def load_metrics(
+    names: list[str], detector: str, *, folder: Path, device: torch.device, fetch: Fetch | None
+) -> list[Metric]:
+    """Return one metric per name.
 
     Args:
-        metrics: of 'fvd' and 'is'.
+        names: of 'fvd' and 'is'.
         detector: 'i3d', 'bundled', or a file of I3D weights.
         folder: where detectors' files are kept.
         device: where they run.
@@ -94,23 +94,23 @@ def load_judges(
         MetricError: a file that is absent or another.
     """
     if detector == "bundled":
-        return [_bundled(metric, device) for metric in METRICS if metric in metrics]
-    judges = []
-    if "fvd" in metrics:
+        return [_bundled(name, device) for name in METRICS if name in names]
+    loaded = []
+    if "fvd" in names:
         i3d = _i3d(detector, folder, device, fetch)
-        judges.append(Judge(metric="fvd", score_name="FVD", detector=i3d))
-    if "is" in metrics:
+        loaded.append(Metric(name="fvd", title="FVD", detector=i3d))
+    if "is" in names:
         c3d = _c3d(folder, device)
-        judges.append(Judge(metric="is", score_name="IS", detector=c3d))
-    return judges
+        loaded.append(Metric(name="is", title="IS", detector=c3d))
+    return loaded
 
 
-def _bundled(metric: Metric, device: torch.device) -> Judge:
+def _bundled(name: MetricName, device: torch.device) -> Metric:
     network = load_bundled(device)
-    by_features = metric == "fvd"
-    return Judge(
-        metric=metric,
-        score_name=(
+    by_features = name == "fvd"
+    return Metric(
+        name=name,
+        title=(
             "Fréchet distance on bundled features"
             if by_features
             else "class score on bundled features"

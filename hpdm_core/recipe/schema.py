@@ -11,7 +11,7 @@ from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
 from hpdm_core.recipe.consistency import block_problems, level_problems, token_problems
 
 Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -37,7 +37,7 @@ class DataRecipe(Section):
         "drop", description="videos with too few frames: leave out, repeat, or hold the last frame"
     )
     flip: bool = Field(False, description="mirror half of the clips left to right")
-    image_fraction: Share = Field(
+    image_fraction: Fraction = Field(
         0.0, description="fraction of samples that are a still, repeated in time"
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="decoding processes per device")
@@ -123,10 +123,10 @@ class ModelRecipe(Section):
         None, description="number of classes; left out: taken from the data set"
     )
     condition_width: Positive = Field(1024, description="width of class embeddings or text tokens")
-    self_conditioning: Share = Field(
+    self_conditioning: Fraction = Field(
         0.0, description="(rin) share of training samples that see the latents of an earlier pass"
     )
-    dropout: Share = Field(0.0, description="dropout inside the MLPs that follow self-attention")
+    dropout: Fraction = Field(0.0, description="dropout inside the MLPs that follow self-attention")
 
     @model_validator(mode="after")
     def _sound(self) -> "ModelRecipe":
@@ -169,8 +169,8 @@ class DiffusionRecipe(Section):
     x_weight_cap: AboveZero = Field(
         400.0, description="largest weight of a squared error of the clean video (x)"
     )
-    condition_dropout: Share = Field(0.1, description="fraction of samples without condition")
-    clean_context: Share = Field(
+    condition_dropout: Fraction = Field(0.1, description="fraction of samples without condition")
+    clean_context: Fraction = Field(
         0.0,
         description="fraction of samples whose lower levels are at context_sigma, as at sampling",
     )
@@ -186,7 +186,7 @@ class OptimRecipe(Section):
         "lamb", description="optimiser; `muon`: Muon for the blocks' matrices, AdamW for the rest"
     )
     lr: Annotated[float, Field(gt=0)] = Field(description="peak learning rate")
-    betas: tuple[Share, Share] = Field((0.9, 0.99), description="decay of the two moments")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.01, description="not applied to biases and norms"
     )
@@ -195,7 +195,7 @@ class OptimRecipe(Section):
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    final_lr_fraction: Share = Field(
+    final_lr_fraction: Fraction = Field(
         0.0, description="learning rate at the last step, as a fraction of the peak"
     )
 
@@ -223,7 +223,7 @@ class TrainRecipe(Section):
     ema_rampup_ratio: Annotated[float, Field(gt=0)] = Field(
         0.1, description="the half-life is at most this fraction of the steps done (short runs)"
     )
-    level_drop_prob: Share = Field(
+    level_drop_prob: Fraction = Field(
         0.0, description="probability that a step leaves out the finest levels (appendix D)"
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")

@@ -98,7 +98,7 @@ def folder(succeed, tmp_path_factory) -> Path:
         succeed("train", "base.yaml")
         made = succeed("finetune", "fine.yaml", "--from", "runs/base")
         assert made["initialised"]["level_0_as_base"]
-        assert {name.split(".")[0] for name in made["initialised"]["new"]} == {"fusion"}
+        assert {name.split(".")[0] for name in made["initialised"]["missing"]} == {"fusion"}
     return folder
 
 

@@ -10,19 +10,19 @@ from hpdm_core.data.tiny_text_encoder import make_tiny_encoder
 from hpdm_core.errors import DataError
 from hpdm_core.progress import Progress, process_rank
 from hpdm_core.reports.ablations import Scale
-from hpdm_core.runs.ablate.trials import Unit
+from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.prep import run_prep_captions, run_prep_shapes
 
 CAPTIONS = "captions.jsonl"
 
 
-def prepare(scale: Scale, units: Sequence[Unit], *, progress: Progress) -> None:
+def prepare(scale: Scale, trials: Sequence[Trial], *, progress: Progress) -> None:
     """Make what a scale can make itself, and check that other data is there.
 
     Raises:
         DataError: a data set must be prepared first.
     """
-    for real in sorted({unit.real for unit in units if unit.folder is not None}):
+    for real in sorted({trial.real for trial in trials if trial.folder is not None}):
         if scale.shapes is None:
             open_dataset(real.parent, real.name)
         elif process_rank() == 0 and not _is_there(real):
@@ -36,10 +36,10 @@ def prepare(scale: Scale, units: Sequence[Unit], *, progress: Progress) -> None:
             )
     if scale.captions_of is None or process_rank() != 0:
         return
-    for unit in units:
-        data, width = unit.recipe.data, unit.recipe.model.condition_width
+    for trial in trials:
+        data, width = trial.recipe.data, trial.recipe.model.condition_width
         if not _is_there(Path(data.root) / data.name):
-            real = open_dataset(unit.real.parent, unit.real.name)
+            real = open_dataset(trial.real.parent, trial.real.name)
             _prepare_captions(real, data.name, width=width, progress=progress)
 
 

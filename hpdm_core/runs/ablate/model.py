@@ -18,26 +18,26 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import NO_CLASS, Condition
 from hpdm_core.reports.ablations import Overrides
 from hpdm_core.reports.html import Clip
-from hpdm_core.runs.ablate.trials import Unit
+from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.fakes import FakeModel
 from hpdm_core.runs.evaluate.model import fake_model
 from hpdm_core.runs.models import LoadedModel, load_model, to_uint8
 from hpdm_core.runs.sample.conditions import Conditions, Request
 
 
-def open_row(unit: Unit, device: torch.device) -> FakeModel:
-    """Return the model of a unit's row.
+def open_row(trial: Trial, device: torch.device) -> FakeModel:
+    """Return the model of a trial's row.
 
     Raises:
         CheckpointError: there is none.
         MetricError: it is conditioned on text, and the real data has no classes to name.
     """
-    loaded = load_model(str(unit.checkpoint), device)
-    model = replace(loaded, recipe=_resampled(loaded.recipe, unit.row.sampling))
-    num_levels = None if unit.row.level is None else unit.row.level + 1
+    loaded = load_model(str(trial.checkpoint), device)
+    model = replace(loaded, recipe=_resampled(loaded.recipe, trial.row.sampling))
+    num_levels = None if trial.row.level is None else trial.row.level + 1
     kind = model.recipe.model.conditioning
     if kind == "text":
-        return _drawing_class_names(unit, model, device, num_levels=num_levels)
+        return _drawing_class_names(trial, model, device, num_levels=num_levels)
 
     def condition_of(labels: tuple[int, ...]) -> Condition:
         return Condition(labels=torch.tensor(labels) if kind == "class" else None)
@@ -57,19 +57,21 @@ def in_words(class_name: str) -> str:
     return " ".join(parts).lower()
 
 
-def write_clips(unit: Unit, model: FakeModel, folder: Path, *, num: int, fps: float) -> list[Clip]:
+def write_clips(
+    trial: Trial, model: FakeModel, folder: Path, *, num: int, fps: float
+) -> list[Clip]:
     """Draw a row's videos for the report; rows of a table share seeds and classes."""
     step = max(1, len(model.classes) // num)
     labels = tuple(i * step % len(model.classes) if model.classes else NO_CLASS for i in range(num))
-    seeds = tuple(unit.sampling_seed + i for i in range(num))
+    seeds = tuple(trial.sampling_seed + i for i in range(num))
     level = model.pyramid.num_levels - 1
     clips = []
     for seed, label in zip(seeds, labels, strict=True):
-        path = folder / f"{unit.row.key}_{seed}.mp4"
+        path = folder / f"{trial.row.key}_{seed}.mp4"
         video = to_uint8(model.make((seed,), (label,), level))[0].numpy()
         write_mp4(path, iter(video), fps, threads=1)
         shows = model.classes[label] if model.classes else "video"
-        clips.append(Clip(row=unit.row.key, caption=f"{shows}, seed {seed}", path=path))
+        clips.append(Clip(row=trial.row.key, caption=f"{shows}, seed {seed}", path=path))
     return clips
 
 
@@ -83,13 +85,13 @@ def _resampled(recipe: Recipe, changes: Overrides) -> Recipe:
 
 
 def _drawing_class_names(
-    unit: Unit, model: LoadedModel, device: torch.device, *, num_levels: int | None
+    trial: Trial, model: LoadedModel, device: torch.device, *, num_levels: int | None
 ) -> FakeModel:
     """Return a text-to-video model that draws the real data's classes by their names."""
-    classes = open_dataset(unit.real.parent, unit.real.name).classes
+    classes = open_dataset(trial.real.parent, trial.real.name).classes
     if not classes:
         raise MetricError(
-            f"{unit.real} has no classes, whose names would be the prompts",
+            f"{trial.real} has no classes, whose names would be the prompts",
             remedy="prepare UCF-101: `hpdm prep ucf101 ./data`",
         )
     requests = _requests(classes)

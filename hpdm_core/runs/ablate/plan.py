@@ -9,52 +9,54 @@ from hpdm_core.metrics.protocols import parse_protocol
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Scale, Table, protocol_of
 from hpdm_core.runs.ablate.profiling import measured_rate, with_some_classes
-from hpdm_core.runs.ablate.trials import Unit
+from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.sample.plan import describe_sampling
 from hpdm_core.runs.train.preflight import BYTES_PER_SAVED_PARAMETER
 from hpdm_core.training.checkpoint import list_checkpoints, step_of
 
 
 def plan_table(
-    table: Table, scale: Scale, units: Sequence[Unit], *, done: set[str], device: str
+    table: Table, scale: Scale, trials: Sequence[Trial], *, done: set[str], device: str
 ) -> dict[str, Any]:
-    """Say what the units that are left will take.
+    """Say what the trials that are left will take.
 
     Args:
         table, scale: whose.
-        units: all of them.
+        trials: all of them.
         done: keys of those that have their line.
         device: where they would run.
 
     Returns:
-        {"units", "units_done"}; where something is computed at length also {"trainings",
+        {"trials", "trials_done"}; where something is computed at length also {"trainings",
         "training_steps", "training_videos", "fakes", "hours_training", "hours_sampling",
         "hours_timing", "hours", "hours_by", "disk_gb"}.
     """
-    left = [unit for unit in units if unit.key not in done]
-    plan: dict[str, Any] = {"units": len(units), "units_done": len(units) - len(left)}
+    left = [trial for trial in trials if trial.key not in done]
+    plan: dict[str, Any] = {"trials": len(trials), "trials_done": len(trials) - len(left)}
     counted = _Counted()
-    timing = sum(_timed_flops(table, scale, unit, counted) for unit in left)
-    sampled = [unit for unit in left if unit.folder is not None]
+    timing = sum(_timed_flops(table, scale, trial, counted) for trial in left)
+    sampled = [trial for trial in left if trial.folder is not None]
     if not sampled and not timing:
         return plan
-    trainings = {str(unit.folder): unit for unit in sampled if unit.trained}
-    steps = {name: _steps_left(unit) for name, unit in trainings.items()}
-    videos = {name: steps[name] * unit.recipe.train.batch_size for name, unit in trainings.items()}
+    trainings = {str(trial.folder): trial for trial in sampled if trial.trained}
+    steps = {name: _steps_left(trial) for name, trial in trainings.items()}
+    videos = {
+        name: steps[name] * trial.recipe.train.batch_size for name, trial in trainings.items()
+    }
     training = sum(
-        videos[name] * counted.of(unit.recipe)["flops_per_video_training"]
-        for name, unit in trainings.items()
+        videos[name] * counted.of(trial.recipe)["flops_per_video_training"]
+        for name, trial in trainings.items()
     )
-    fakes = {unit.key: _fakes(table, scale, unit) for unit in sampled}
+    fakes = {trial.key: _fakes(table, scale, trial) for trial in sampled}
     sampling = sum(
-        number * counted.sampling_flops(unit, level)
-        for unit in sampled
-        for level, number in fakes[unit.key].items()
+        number * counted.sampling_flops(trial, level)
+        for trial in sampled
+        for level, number in fakes[trial.key].items()
     )
     rate, how = measured_rate(_smallest(left, counted), resolve_device(device))
     disk = sum(
-        counted.of(unit.recipe)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(unit)
-        for unit in trainings.values()
+        counted.of(trial.recipe)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(trial)
+        for trial in trainings.values()
     )
     return plan | {
         "trainings": len(trainings),
@@ -83,10 +85,10 @@ class _Counted:
             self._known[key] = describe(recipe)
         return self._known[key]
 
-    def sampling_flops(self, unit: Unit, level: int) -> float:
+    def sampling_flops(self, trial: Trial, level: int) -> float:
         """Return the arithmetic of one video up to a level, with the row's own tiles."""
-        changed = unit.recipe.sampling.model_copy(update=unit.row.sampling)
-        recipe = unit.recipe.model_copy(update={"sampling": changed})
+        changed = trial.recipe.sampling.model_copy(update=trial.row.sampling)
+        recipe = trial.recipe.model_copy(update={"sampling": changed})
         rows = describe_sampling(recipe, build_sampling(recipe))[: level + 1]
         blocks = self.of(recipe)["levels"]
         return sum(
@@ -95,21 +97,21 @@ class _Counted:
         )
 
 
-def _timed_flops(table: Table, scale: Scale, unit: Unit, counted: _Counted) -> float:
-    """Return the arithmetic of a unit's timed steps."""
+def _timed_flops(table: Table, scale: Scale, trial: Trial, counted: _Counted) -> float:
+    """Return the arithmetic of a trial's timed steps."""
     total = 0.0
     for column in table.columns:
         if column.measure.kind == "step":
             of_memory = column.measure.of == "memory"
             videos = 1 if of_memory else sum(scale.batches) * (scale.rounds + 1)
-            recipe = unit.recipes[column.key]
+            recipe = trial.recipes[column.key]
             total += videos * counted.of(recipe)["flops_per_video_training"]
     return total
 
 
-def _smallest(units: Sequence[Unit], counted: _Counted) -> Recipe:
+def _smallest(trials: Sequence[Trial], counted: _Counted) -> Recipe:
     """Return the recipe whose step is the shortest to try."""
-    recipes = [recipe for unit in units for recipe in unit.recipes.values()]
+    recipes = [recipe for trial in trials for recipe in trial.recipes.values()]
     return min(recipes, key=lambda recipe: counted.of(recipe)["flops_per_video_training"])
 
 
@@ -117,11 +119,11 @@ def _hours(flops: float, rate: float) -> float:
     return round(flops / rate / 3600, 2)
 
 
-def _fakes(table: Table, scale: Scale, unit: Unit) -> dict[int, int]:
+def _fakes(table: Table, scale: Scale, trial: Trial) -> dict[int, int]:
     """Return how many videos of each level are made: columns of one level share them."""
-    finest = len(unit.recipe.pyramid.levels) - 1
-    if unit.row.level is not None:
-        finest = unit.row.level
+    finest = len(trial.recipe.pyramid.levels) - 1
+    if trial.row.level is not None:
+        finest = trial.row.level
     numbers: dict[int, int] = {}
     for column in table.columns:
         if column.measure.kind == "score":
@@ -131,11 +133,11 @@ def _fakes(table: Table, scale: Scale, unit: Unit) -> dict[int, int]:
     return numbers
 
 
-def _steps_left(unit: Unit) -> int:
-    done = list_checkpoints(unit.folder / "checkpoints") if unit.folder else []
-    return unit.recipe.train.steps - (step_of(done[-1]) if done else 0)
+def _steps_left(trial: Trial) -> int:
+    done = list_checkpoints(trial.folder / "checkpoints") if trial.folder else []
+    return trial.recipe.train.steps - (step_of(done[-1]) if done else 0)
 
 
-def _kept(unit: Unit) -> int:
-    train = unit.recipe.train
+def _kept(trial: Trial) -> int:
+    train = trial.recipe.train
     return max(1, min(train.keep_checkpoints, train.steps // train.checkpoint_every))

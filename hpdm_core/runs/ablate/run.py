@@ -1,7 +1,7 @@
 """`hpdm ablate`: a table of the paper, run row by row and shown beside the paper's figures.
 
-Run again with the same words, it goes on: finished rows are in rows.jsonl, a training goes on from
-its newest checkpoint, and features of videos that a detector has seen are kept.
+The same command run again resumes: finished rows are in rows.jsonl, a training resumes from its
+newest checkpoint, and features of videos that a detector has seen are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from hpdm_core.reports.findings import judge
 from hpdm_core.reports.results import Results, append_line, collect, read_lines
 from hpdm_core.runs.ablate.data import prepare
 from hpdm_core.runs.ablate.plan import plan_table
-from hpdm_core.runs.ablate.trial import Bench
-from hpdm_core.runs.ablate.trials import Unit, make_units
+from hpdm_core.runs.ablate.trial import TrialRunner
+from hpdm_core.runs.ablate.trials import Trial, make_trials
 
 OUT = Path("results")
 LINES, MARKDOWN, LATEX, HTML = "rows.jsonl", "table.md", "table.tex", "report.html"
@@ -56,35 +56,35 @@ def run_ablate(
     table = load_table(name)
     settings = table.scales[scale]
     chosen = choose_rows(table, settings, rows)
-    units = make_units(table, settings, chosen, seed=seed)
+    trials = make_trials(table, settings, chosen, seed=seed)
     # Rows that were run before and are not asked for now stay in the table.
-    all_units = make_units(table, settings, choose_rows(table, settings, []), seed=seed)
-    sheet = Sheet(
+    all_trials = make_trials(table, settings, choose_rows(table, settings, []), seed=seed)
+    results = ResultsFile(
         table=table, name=name, scale=scale, folder=(out or OUT) / f"{name}-{scale}",
-        keys=frozenset(unit.key for unit in all_units),
+        keys=frozenset(trial.key for trial in all_trials),
     )  # fmt: skip
-    plan = plan_table(table, settings, units, done=sheet.done, device=device)
+    plan = plan_table(table, settings, trials, done=results.done, device=device)
     head = {"table": name, "title": table.title, "scale": scale, "about": settings.about}
     if dry_run:
-        rows_to_do = _planned(units, sheet.done)
-        return head | {"plan": plan, "rows": rows_to_do, "out": str(sheet.folder)}
+        rows_to_do = _planned(trials, results.done)
+        return head | {"plan": plan, "rows": rows_to_do, "out": str(results.folder)}
     told = progress if process_rank() == 0 else NoProgress()
     _tell(plan, told.say)
-    prepare(settings, units, progress=told)
-    bench = Bench(
-        table=table, name=name, scale=settings, scale_name=scale, folder=sheet.folder,
+    prepare(settings, trials, progress=told)
+    runner = TrialRunner(
+        table=table, name=name, scale=settings, scale_name=scale, folder=results.folder,
         device=device, first_seed=seed, progress=told,
     )  # fmt: skip
-    for place, unit in enumerate(units):
-        if unit.key not in sheet.done:
-            told.say(f"{place + 1} of {len(units)}: {unit.row.title}, seed {unit.seed}")
-            sheet.add(bench.run(unit))
-            sheet.write(plan)
-    sheet.write(plan)
-    return head | {"plan": plan} | _summary(sheet.results()) | {"files": _files(sheet.folder)}
+    for place, trial in enumerate(trials):
+        if trial.key not in results.done:
+            told.say(f"{place + 1} of {len(trials)}: {trial.row.title}, seed {trial.seed}")
+            results.add(runner.run(trial))
+            results.write(plan)
+    results.write(plan)
+    return head | {"plan": plan} | _summary(results.collected()) | {"files": _files(results.folder)}
 
 
-class Sheet:
+class ResultsFile:
     """A table's results on disk: its lines, and the report made of them.
 
     Args:
@@ -110,7 +110,7 @@ class Sheet:
             append_line(self.folder / LINES, line)
         self._lines.append(line)
 
-    def results(self) -> Results:
+    def collected(self) -> Results:
         return collect(
             self._table, self._lines, name=self._name, scale=self._scale, keys=set(self._keys)
         )
@@ -120,7 +120,7 @@ class Sheet:
         if process_rank() != 0:
             return
         self._lines = read_lines(self.folder / LINES)
-        results, folder = self.results(), self.folder
+        results, folder = self.collected(), self.folder
         clips = [
             html.Clip(row=line["row"], caption=video["caption"], path=folder / video["file"])
             for line in results.lines
@@ -172,22 +172,22 @@ def _summary(results: Results) -> dict[str, Any]:
     }
 
 
-def _planned(units: Sequence[Unit], done: set[str]) -> list[dict[str, Any]]:
+def _planned(trials: Sequence[Trial], done: set[str]) -> list[dict[str, Any]]:
     return [
         {
-            "row": unit.row.key,
-            "setup": unit.row.title,
-            "seed": unit.seed,
-            "run": None if unit.folder is None else str(unit.folder),
-            "done": unit.key in done,
+            "row": trial.row.key,
+            "setup": trial.row.title,
+            "seed": trial.seed,
+            "run": None if trial.folder is None else str(trial.folder),
+            "done": trial.key in done,
         }
-        for unit in units
+        for trial in trials
     ]
 
 
 def _tell(plan: dict[str, Any], say: Callable[[str], None]) -> None:
-    left = plan["units"] - plan["units_done"]
-    text = f"{left} of {plan['units']} rows and seeds to do"
+    left = plan["trials"] - plan["trials_done"]
+    text = f"{left} of {plan['trials']} rows and seeds to do"
     if "hours" in plan:
         text += (
             f": {plan['trainings']} trainings, {plan['training_steps']:,} steps, "

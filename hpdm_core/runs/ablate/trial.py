@@ -1,4 +1,4 @@
-"""One unit of a table, carried out: train what is not trained yet, measure, draw its videos."""
+"""One trial of a table, carried out: train what is not trained yet, measure, draw its videos."""
 
 import platform
 import time
@@ -18,7 +18,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.model import open_row, write_clips
 from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
-from hpdm_core.runs.ablate.trials import Unit
+from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.fakes import FakeModel
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.train.run import run_train
@@ -27,8 +27,8 @@ SCORES, VIDEOS = "scores", "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Carries out units.
+class TrialRunner:
+    """Carries out trials.
 
     Args:
         table, name: whose.
@@ -48,29 +48,29 @@ class Bench:
     first_seed: int
     progress: Progress
 
-    def run(self, unit: Unit) -> dict[str, Any]:
-        """Return the unit's line for rows.jsonl."""
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Return the trial's line for rows.jsonl."""
         began = time.monotonic()
-        trained = self._train(unit) if unit.trained else None
+        trained = self._train(trial) if trial.trained else None
         figures: dict[str, dict] = {}
         details: dict[str, Any] = {}
-        figures |= self._scores(unit, details)
+        figures |= self._scores(trial, details)
         for column in self.table.columns:
             if column.measure.kind == "step":
-                self.progress.say(f"timing steps of {unit.row.title}: {column.heading}")
-                figures[column.key] = self._step(unit.recipes[column.key], column)
-        figures |= _counts(self.table, unit)
+                self.progress.say(f"timing steps of {trial.row.title}: {column.heading}")
+                figures[column.key] = self._step(trial.recipes[column.key], column)
+        figures |= _counts(self.table, trial)
         line = {
             "table": self.name,
             "scale": self.scale_name,
-            "row": unit.row.key,
-            "title": unit.row.title,
-            "seed": unit.seed,
-            "key": unit.key,
+            "row": trial.row.key,
+            "title": trial.row.title,
+            "seed": trial.seed,
+            "key": trial.key,
             "figures": figures,
-            "checkpoint": None if unit.folder is None else str(unit.checkpoint),
+            "checkpoint": None if trial.folder is None else str(trial.checkpoint),
             "training": trained,
-            "videos": self._videos(unit),
+            "videos": self._videos(trial),
             "machine": machine(self.device),
             "versions": {"hpdm": __version__, "torch": torch.__version__},
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -78,19 +78,23 @@ class Bench:
         }
         return line | {"details": details}
 
-    def _train(self, unit: Unit) -> dict[str, Any]:
-        """Train, or go on with a training that was interrupted; a finished one is taken."""
-        assert unit.folder is not None
-        done = unit.folder / "checkpoints" / f"step-{unit.recipe.train.steps:08d}"
+    def _train(self, trial: Trial) -> dict[str, Any]:
+        """Train, or resume a training that was interrupted; a finished one is reused."""
+        assert trial.folder is not None
+        done = trial.folder / "checkpoints" / f"step-{trial.recipe.train.steps:08d}"
         if done.is_dir():
-            return {"run": str(unit.folder), "taken": True}
+            return {"run": str(trial.folder), "taken": True}
         result = run_train(
-            unit.recipe, out=unit.folder, device=self.device, dry_run=False, progress=self.progress
+            trial.recipe,
+            out=trial.folder,
+            device=self.device,
+            dry_run=False,
+            progress=self.progress,
         )
         kept = ("run", "steps", "parameters", "skipped_steps", "last", "seconds_training")
         return {key: result[key] for key in kept} | {"taken": False}
 
-    def _scores(self, unit: Unit, details: dict[str, Any]) -> dict[str, dict]:
+    def _scores(self, trial: Trial, details: dict[str, Any]) -> dict[str, dict]:
         """Score once per protocol; columns with the same one share the call."""
         figures: dict[str, dict] = {}
         by_protocol: dict[str, list[Column]] = {}
@@ -98,29 +102,29 @@ class Bench:
             if column.measure.kind == "score":
                 by_protocol.setdefault(protocol_of(self.scale, column), []).append(column)
         for protocol, columns in by_protocol.items():
-            result = self._score(unit, protocol, [column.measure.of for column in columns])
+            result = self._score(trial, protocol, [column.measure.of for column in columns])
             details[protocol] = result
             for column in columns:
                 figures[column.key] = _figure_of(result, column)
         return figures
 
-    def _score(self, unit: Unit, protocol: str, metrics: list[str]) -> dict[str, Any]:
+    def _score(self, trial: Trial, protocol: str, metrics: list[str]) -> dict[str, Any]:
         return run_eval_fvd(
-            checkpoint=str(unit.checkpoint),
-            real=str(unit.real),
+            checkpoint=str(trial.checkpoint),
+            real=str(trial.real),
             protocol=protocol,
             metrics=metrics,
             detector=self.scale.detector,
-            out=unit.folder / SCORES / unit.key,
+            out=trial.folder / SCORES / trial.key,
             device=self.device,
-            seed=unit.sampling_seed,
+            seed=trial.sampling_seed,
             force=self.scale.force,
             progress=Silent(progress=self.progress),
-            load_model=self._opener(unit),
+            load_model=self._opener(trial),
         )
 
-    def _opener(self, unit: Unit) -> Callable[[str, torch.device], FakeModel]:
-        return lambda ref, device: open_row(unit, device)
+    def _opener(self, trial: Trial) -> Callable[[str, torch.device], FakeModel]:
+        return lambda ref, device: open_row(trial, device)
 
     def _step(self, recipe: Recipe, column: Column) -> dict[str, Any]:
         device = resolve_device(self.device)
@@ -128,13 +132,13 @@ class Bench:
             return measure_memory(recipe, device)
         return measure_speed(recipe, device, batches=self.scale.batches, rounds=self.scale.rounds)
 
-    def _videos(self, unit: Unit) -> list[dict[str, str]]:
-        wanted = self.scale.videos and unit.folder is not None and unit.seed == self.first_seed
+    def _videos(self, trial: Trial) -> list[dict[str, str]]:
+        wanted = self.scale.videos and trial.folder is not None and trial.seed == self.first_seed
         if not wanted or process_rank() != 0:
             return []
-        model = open_row(unit, resolve_device(self.device))
-        fps = unit.recipe.sampling.fps
-        clips = write_clips(unit, model, self.folder / VIDEOS, num=self.scale.videos, fps=fps)
+        model = open_row(trial, resolve_device(self.device))
+        fps = trial.recipe.sampling.fps
+        clips = write_clips(trial, model, self.folder / VIDEOS, num=self.scale.videos, fps=fps)
         return [{"caption": clip.caption, "file": f"{VIDEOS}/{clip.path.name}"} for clip in clips]
 
 
@@ -174,18 +178,18 @@ def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:
     }
 
 
-def _counts(table: Table, unit: Unit) -> dict[str, dict]:
+def _counts(table: Table, trial: Trial) -> dict[str, dict]:
     """Return the figures that need nothing but recipes."""
     figures: dict[str, dict] = {}
     wanted = [column for column in table.columns if column.measure.kind == "count"]
     if wanted:
         # Only these columns differ by nothing but what is counted.
-        counted = describe(with_some_classes(unit.recipes[wanted[0].key]))
+        counted = describe(with_some_classes(trial.recipes[wanted[0].key]))
         flat = counted | {"parameters": counted["parameters"]["total"]}
         figures |= {c.key: {"value": flat[c.measure.of], "name": "counted"} for c in wanted}
     for column in table.columns:
         if column.measure.kind == "recipe":
-            value = _field(unit.recipes[column.key], column.measure.of)
+            value = _field(trial.recipes[column.key], column.measure.of)
             figures[column.key] = {"value": None, "text": _in_words(value), "name": "recipe"}
     return figures
 

@@ -1,6 +1,6 @@
-"""What a table's command has to do, as units: one row with one seed, each with a key.
+"""What a table's command has to do, as trials: one row with one seed, each with a key.
 
-The key holds everything that the unit's figures depend on but machine and time, so a line of
+The key holds everything that the trial's figures depend on but machine and time, so a line of
 rows.jsonl whose key is still asked for need not be made again.
 """
 
@@ -21,7 +21,7 @@ KEY_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class Trial:
     """One row with one seed.
 
     Args:
@@ -58,17 +58,19 @@ class Unit:
         return self.seed * SEED_STRIDE
 
 
-def make_units(table: Table, scale: Scale, rows: tuple[Row, ...], *, seed: int) -> tuple[Unit, ...]:
-    """Return the units: seed by seed, so that every row has a figure early.
+def make_trials(
+    table: Table, scale: Scale, rows: tuple[Row, ...], *, seed: int
+) -> tuple[Trial, ...]:
+    """Return the trials: seed by seed, so that every row has a figure early.
 
     Raises:
         RecipeError: a row's recipe cannot be used, or a checkpoint it scores is not kept.
     """
     seeds = range(seed, seed + scale.seeds)
-    return tuple(_unit(table, scale, row, seed=s, first=seed) for s in seeds for row in rows)
+    return tuple(_trial(table, scale, row, seed=s, first=seed) for s in seeds for row in rows)
 
 
-def _unit(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Unit:
+def _trial(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Trial:
     trained_seed = seed if scale.vary == "training" else first
     seeded = [f"train.seed={trained_seed}"]
     base, overrides = recipe_of(table, scale, row, None)
@@ -84,7 +86,7 @@ def _unit(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Uni
         folder = run_folder(recipe) if trained else Path(row.checkpoint)
     if trained:
         _check_part(row, recipe)
-    return Unit(
+    return Trial(
         row=row,
         seed=seed,
         recipe=recipe,

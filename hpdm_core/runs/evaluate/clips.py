@@ -69,8 +69,8 @@ class VideoSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSpec:
-    """How a clip is cut from a video.
+class ClipFormat:
+    """Which frames of a video a clip has, and at which size.
 
     Args:
         frames: number of frames.
@@ -97,17 +97,19 @@ class FileClips:
     """Clips of video files (a `ClipSource`), decoded by a few threads."""
 
     files: Sequence[VideoFile]
-    spec: ClipSpec
+    spec: ClipFormat
 
     def __len__(self) -> int:
         return len(self.files)
 
     def clips(self, start: int, stop: int) -> Iterator[np.ndarray | Skipped]:
         with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
-            yield from threads.map(lambda file: cut(file, self.spec), self.files[start:stop])
+            yield from threads.map(
+                lambda file: extract_clip(file, self.spec), self.files[start:stop]
+            )
 
 
-def cut(file: VideoFile, spec: ClipSpec) -> np.ndarray | Skipped:
+def extract_clip(file: VideoFile, spec: ClipFormat) -> np.ndarray | Skipped:
     """Return the clip of a video, (t, h, w, 3) uint8, or why there is none."""
     try:
         total = file.num_frames
@@ -266,5 +268,5 @@ def _size(file: VideoFile) -> tuple[int, int] | None:
         return None
 
 
-def _too_short(file: VideoFile, frames: int, spec: ClipSpec) -> Skipped:
+def _too_short(file: VideoFile, frames: int, spec: ClipFormat) -> Skipped:
     return Skipped(reason=f"{file.name}: too short, {frames} of {spec.span} frames")

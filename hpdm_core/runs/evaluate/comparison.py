@@ -16,7 +16,7 @@ from hpdm_core.metrics.extract import ClipSource
 from hpdm_core.metrics.protocols import EXAMPLES, MIN_VIDEOS, Protocol, parse_protocol
 from hpdm_core.metrics.store import CHUNK
 from hpdm_core.runs.evaluate.clips import (
-    ClipSpec,
+    ClipFormat,
     FileClips,
     VideoSet,
     common_size,
@@ -33,7 +33,7 @@ VALUES_PER_BATCH = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class ClipSet:
     """One of the two sets.
 
     Args:
@@ -69,8 +69,8 @@ class Comparison:
     protocol: Protocol
     frames: int
     clip_facts: Mapping[str, object]
-    fakes: Side
-    reals: Side | None
+    fakes: ClipSet
+    reals: ClipSet | None
     warnings: tuple[str, ...]
 
 
@@ -113,10 +113,10 @@ def plan_comparison(
         fakes, spec, warnings = _generated(protocol, model, reals, seed=seed, batch=batch)
     else:
         fakes, spec, warnings = _from_folder(protocol, samples, seed=seed)
-    real_side = _real_side(reals, spec) if needs_real and reals is not None else None
-    for name, side in (("fakes", fakes), ("real videos", real_side)):
-        if needs_real and side is not None and side.wanted < MIN_VIDEOS and not force:
-            raise _too_few(name, side.wanted)
+    real_set = _real_set(reals, spec) if needs_real and reals is not None else None
+    for name, clip_set in (("fakes", fakes), ("real videos", real_set)):
+        if needs_real and clip_set is not None and clip_set.wanted < MIN_VIDEOS and not force:
+            raise _too_few(name, clip_set.wanted)
     return Comparison(
         protocol=replace(protocol, num_fakes=fakes.wanted),
         frames=spec.frames,
@@ -128,12 +128,12 @@ def plan_comparison(
             "level": protocol.level,
         },
         fakes=fakes,
-        reals=real_side,
+        reals=real_set,
         warnings=tuple(warnings),
     )
 
 
-def _real_side(videos: VideoSet, spec: ClipSpec) -> Side:
+def _real_set(videos: VideoSet, spec: ClipFormat) -> ClipSet:
     facts = {
         "source": str(videos.source),
         "split": videos.split,
@@ -142,7 +142,7 @@ def _real_side(videos: VideoSet, spec: ClipSpec) -> Side:
         "start": f"random, seed {REAL_SEED}",
     }
     key = {"version": KEY_VERSION, "videos": videos.sha256, "split": videos.split} | asdict(spec)
-    return Side(
+    return ClipSet(
         clips=FileClips(files=videos.files, spec=spec),
         wanted=len(videos.files),
         key=key,
@@ -154,7 +154,7 @@ def _real_side(videos: VideoSet, spec: ClipSpec) -> Side:
 
 def _from_folder(
     protocol: Protocol, folder: Path, *, seed: int
-) -> tuple[Side, ClipSpec, list[str]]:
+) -> tuple[ClipSet, ClipFormat, list[str]]:
     if protocol.level is not None:
         raise MetricError(
             f"protocol {protocol.name} needs a model's pyramid",
@@ -172,10 +172,10 @@ def _from_folder(
         )
     size, is_common = common_size(videos.files)
     warnings = [] if is_common else [f"the fakes differ in size; all clips are {size[0]}x{size[1]}"]
-    spec = ClipSpec(frames=protocol.frames, stride=protocol.stride, size=size)
+    spec = ClipFormat(frames=protocol.frames, stride=protocol.stride, size=size)
     files = in_random_order(videos, seed)
     key = {"version": KEY_VERSION, "videos": videos.sha256, "order": seed} | asdict(spec)
-    side = Side(
+    clip_set = ClipSet(
         clips=FileClips(files=files, spec=spec),
         wanted=wanted,
         key=key,
@@ -190,12 +190,12 @@ def _from_folder(
         is_real=False,
         classes=tuple(file.class_name for file in files),
     )
-    return side, replace(spec, start_seed=REAL_SEED), warnings
+    return clip_set, replace(spec, start_seed=REAL_SEED), warnings
 
 
 def _generated(
     protocol: Protocol, model: FakeModel, reals: VideoSet | None, *, seed: int, batch: int | None
-) -> tuple[Side, ClipSpec, list[str]]:
+) -> tuple[ClipSet, ClipFormat, list[str]]:
     if protocol.num_fakes is None:
         raise MetricError(
             f"protocol {protocol.name} takes all fakes there are, and a model makes endless ones",
@@ -225,7 +225,7 @@ def _generated(
         stride=protocol.stride,
         batch=batch or _batch(model),
     )
-    side = Side(
+    clip_set = ClipSet(
         clips=clips,
         wanted=protocol.num_fakes,
         key=key,
@@ -240,11 +240,11 @@ def _generated(
         is_real=False,
         classes=tuple(model.classes[label] if model.classes else None for label in labels),
     )
-    return side, spec, warnings
+    return clip_set, spec, warnings
 
 
-def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipSpec, list[str]]:
-    """Return level and frames of the fakes, how reals are cut, and warnings."""
+def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipFormat, list[str]]:
+    """Return level and frames of the fakes, the format of the reals' clips, and warnings."""
     levels, finest = model.pyramid.levels, model.pyramid.resolution
     if protocol.level is not None:
         if protocol.level >= len(levels):
@@ -252,7 +252,7 @@ def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipSp
                 f"the model has no level {protocol.level}", expected=f"0 to {len(levels) - 1}"
             )
         strides = model.pyramid.stride(protocol.level)
-        spec = ClipSpec(
+        spec = ClipFormat(
             frames=levels[protocol.level][0],
             stride=strides[0] * model.frame_stride,
             size=finest[1:],
@@ -272,7 +272,7 @@ def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipSp
             f"the model was trained on every {model.frame_stride}. frame, and {protocol.name} "
             f"takes every {protocol.stride}. of the real videos: see fvdN_levelL"
         )
-    spec = ClipSpec(
+    spec = ClipFormat(
         frames=protocol.frames, stride=protocol.stride, size=finest[1:], start_seed=REAL_SEED
     )
     return len(levels) - 1, protocol.frames, spec, warnings

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpdm_core.device import available_memory, set_precision
 from hpdm_core.errors import MetricError
-from hpdm_core.inference.generate import TOKENS_PER_CALL, Work, generate
+from hpdm_core.inference.generate import TOKENS_PER_CALL, ExecutionOptions, generate
 from hpdm_core.records import Condition
 from hpdm_core.runs.evaluate.fakes import FakeModel
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model
@@ -64,7 +64,7 @@ def fake_model(
     """
     recipe, pyramid = model.recipe, model.pyramid
     set_precision(recipe.train.precision, device=device)
-    work = Work(
+    work = ExecutionOptions(
         device=device,
         tile_batch=max(1, TOKENS_PER_CALL[device.type] // math.prod(model.network.grid)),
         make_cache=cache_maker(
@@ -90,7 +90,12 @@ def fake_model(
 
 
 def _videos(
-    model: LoadedModel, work: Work, *, seeds: tuple[int, ...], condition: Condition, level: int
+    model: LoadedModel,
+    work: ExecutionOptions,
+    *,
+    seeds: tuple[int, ...],
+    condition: Condition,
+    level: int,
 ) -> Tensor:
     """Return (b, c, t, h, w) of one level; finer ones are not made."""
     levels = generate(

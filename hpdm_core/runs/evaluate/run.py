@@ -1,7 +1,7 @@
 """`hpdm eval-fvd`: score videos against real ones, each figure with its protocol and provenance.
 
 Outputs of the detectors are kept on disk under a key of all that they depend on, so that an
-interrupted run goes on where it stopped and a second protocol costs seconds.
+interrupted run resumes where it stopped and a second protocol costs seconds.
 """
 
 import json
@@ -18,16 +18,16 @@ from hpdm_core.data.atomic import write_text
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.extract import extract
 from hpdm_core.metrics.load import (
-    Judge,
+    Metric,
     cache_folder,
     check_names,
     fetch_from_mirrors,
-    load_judges,
+    load_metrics,
 )
 from hpdm_core.metrics.store import Chunk, FeatureStore
 from hpdm_core.metrics.weights import Fetch
 from hpdm_core.progress import NoProgress, Progress
-from hpdm_core.runs.evaluate.comparison import Comparison, Side, choose_protocol, plan_comparison
+from hpdm_core.runs.evaluate.comparison import ClipSet, Comparison, choose_protocol, plan_comparison
 from hpdm_core.runs.evaluate.fakes import OpenModel
 from hpdm_core.runs.evaluate.model import open_model
 from hpdm_core.runs.evaluate.scores import Features, scores
@@ -98,18 +98,20 @@ def run_eval_fvd(
     )  # fmt: skip
     if dry_run:
         return _dry_run(comparison, metrics, detector, cache=cache, parallel=parallel)
-    judges = load_judges(
+    loaded = load_metrics(
         metrics,
         detector,
         folder=cache / "detectors",
         device=parallel.device,
         fetch=fetch or fetch_from_mirrors(progress),
     )
-    desk = _Desk(cache / "features", judges, batch or _batch(comparison.frames, parallel), parallel)
-    features = desk.features(comparison, progress)
-    figures = scores(features, comparison, judges, seed=seed, force=force, tell=progress.say)
+    extraction = FeatureExtraction(
+        cache / "features", loaded, batch or _batch(comparison.frames, parallel), parallel
+    )
+    features = extraction.features(comparison, progress)
+    figures = scores(features, comparison, loaded, seed=seed, force=force, tell=progress.say)
     # What was asked for comes first, then all that it depends on.
-    result = {"scores": figures["scores"]} | _description(comparison, judges) | figures
+    result = {"scores": figures["scores"]} | _description(comparison, loaded) | figures
     result["seconds"] = round(time.monotonic() - began, 1)
     if parallel.is_main:
         result["file"] = str(_write(out or DEFAULT_OUT, result))
@@ -122,75 +124,79 @@ def _dry_run(
 ) -> dict[str, Any]:
     """Say what would be compared, and how many clips no detector has seen yet."""
     try:
-        judges = load_judges(
+        loaded = load_metrics(
             metrics, detector, folder=cache / "detectors", device=parallel.device, fetch=None
         )
     except MetricError as problem:
         plan = _description(comparison, [])
         return plan | {"dry_run": True, "detectors_to_fetch": str(problem)}
-    desk = _Desk(cache / "features", judges, 1, parallel)
-    desk.check(comparison)
-    return _description(comparison, judges) | {"dry_run": True} | desk.outstanding(comparison)
+    extraction = FeatureExtraction(cache / "features", loaded, 1, parallel)
+    extraction.check(comparison)
+    return _description(comparison, loaded) | {"dry_run": True} | extraction.outstanding(comparison)
 
 
-class _Desk:
-    """Where detectors look at clips: the stores, and what fills them."""
+class FeatureExtraction:
+    """Features of clips: the stores, and the detectors that fill them."""
 
-    def __init__(self, folder: Path, judges: Sequence[Judge], batch: int, parallel: Parallel):
-        self._folder, self._judges = folder, judges
+    def __init__(self, folder: Path, metrics: Sequence[Metric], batch: int, parallel: Parallel):
+        self._folder, self._metrics = folder, metrics
         self._batch, self._parallel = batch, parallel
 
     def check(self, comparison: Comparison) -> None:
         """Raise MetricError where a detector cannot read such clips."""
-        for judge in self._judges:
-            judge.detector.check_frames(comparison.frames)
+        for metric in self._metrics:
+            metric.detector.check_frames(comparison.frames)
 
     def outstanding(self, comparison: Comparison) -> dict[str, Any]:
         """Return how many clips no detector has seen yet."""
         return {
-            f"{name}_to_do": sum(stop - start for start, stop in self._missing(side, side.wanted))
-            for name, side in (("fakes", comparison.fakes), ("reals", comparison.reals))
-            if side is not None
+            f"{name}_to_do": sum(
+                stop - start for start, stop in self._missing(clip_set, clip_set.wanted)
+            )
+            for name, clip_set in (("fakes", comparison.fakes), ("reals", comparison.reals))
+            if clip_set is not None
         }
 
     def features(self, comparison: Comparison, progress: Progress) -> Features:
-        """Return the outputs of all judges for all clips, making what is missing."""
+        """Return the outputs of all detectors for all clips, making what is missing."""
         self.check(comparison)
         reals = None
         if comparison.reals is not None:
             reals = self._fill(comparison.reals, "real videos", progress)["fvd"]
         return Features(reals=reals, fakes=self._fill(comparison.fakes, "fakes", progress))
 
-    def _fill(self, side: Side, title: str, progress: Progress) -> Mapping[str, Chunk]:
+    def _fill(self, clip_set: ClipSet, title: str, progress: Progress) -> Mapping[str, Chunk]:
         """Fill the stores until enough clips are usable, or all have been tried."""
-        stores = self._stores(side)
-        count = side.wanted
+        stores = self._stores(clip_set)
+        count = clip_set.wanted
         while True:
-            self._look(side, stores, count, title, progress)
+            self._extract(clip_set, stores, count, title, progress)
             # Also where nothing was missing: another process may have seen that earlier.
             self._parallel.barrier()
             found = {metric: store.get(count) for metric, store in stores.items()}
             usable = min(len(chunk.places) for chunk in found.values())
-            if usable >= side.wanted or count == len(side.clips):
-                return {m: _first(chunk, side.wanted, title) for m, chunk in found.items()}
-            count = min(count + side.wanted - usable, len(side.clips))
+            if usable >= clip_set.wanted or count == len(clip_set.clips):
+                return {m: _first(chunk, clip_set.wanted, title) for m, chunk in found.items()}
+            count = min(count + clip_set.wanted - usable, len(clip_set.clips))
 
-    def _look(
+    def _extract(
         self,
-        side: Side,
+        clip_set: ClipSet,
         stores: Mapping[str, FeatureStore],
         count: int,
         title: str,
         progress: Progress,
     ) -> None:
         """Fill this process's share of what the first `count` places lack."""
-        missing = self._missing(side, count)
+        missing = self._missing(clip_set, count)
         if not missing:
             return
-        progress.start(f"looking at {title}", sum(stop - start for start, stop in missing))
+        progress.start(
+            f"extracting features of {title}", sum(stop - start for start, stop in missing)
+        )
         extract(
-            side.clips,
-            [(judge.detector, stores[judge.metric]) for judge in self._of(side)],
+            clip_set.clips,
+            [(metric.detector, stores[metric.name]) for metric in self._of(clip_set)],
             count=count,
             batch=self._batch,
             rank=self._parallel.rank,
@@ -199,25 +205,25 @@ class _Desk:
         )
         progress.stop()
 
-    def _missing(self, side: Side, count: int) -> list[tuple[int, int]]:
-        stores = self._stores(side).values()
+    def _missing(self, clip_set: ClipSet, count: int) -> list[tuple[int, int]]:
+        stores = self._stores(clip_set).values()
         return sorted(set().union(*(store.missing(count) for store in stores)))
 
-    def _of(self, side: Side) -> list[Judge]:
-        return [judge for judge in self._judges if judge.metric == "fvd" or not side.is_real]
+    def _of(self, clip_set: ClipSet) -> list[Metric]:
+        return [metric for metric in self._metrics if metric.name == "fvd" or not clip_set.is_real]
 
-    def _stores(self, side: Side) -> dict[str, FeatureStore]:
+    def _stores(self, clip_set: ClipSet) -> dict[str, FeatureStore]:
         return {
-            judge.metric: FeatureStore(
+            metric.name: FeatureStore(
                 self._folder,
-                dict(side.key)
+                dict(clip_set.key)
                 | {
-                    "detector": judge.detector.name,
-                    "detector_sha256": judge.detector.sha256,
-                    "output": judge.detector.output,
+                    "detector": metric.detector.name,
+                    "detector_sha256": metric.detector.sha256,
+                    "output": metric.detector.output,
                 },
             )
-            for judge in self._of(side)
+            for metric in self._of(clip_set)
         }
 
 
@@ -237,7 +243,7 @@ def _batch(frames: int, parallel: Parallel) -> int:
     return max(1, (256 if parallel.device.type == "cuda" else 64) // frames)
 
 
-def _description(comparison: Comparison, judges: Sequence[Judge]) -> dict[str, Any]:
+def _description(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str, Any]:
     return {
         "protocol": comparison.protocol.name,
         "clip": comparison.clip_facts,
@@ -245,12 +251,12 @@ def _description(comparison: Comparison, judges: Sequence[Judge]) -> dict[str, A
         "reals": None if comparison.reals is None else dict(comparison.reals.facts),
         "detectors": [
             {
-                "metric": judge.metric,
-                "name": judge.detector.name,
-                "output": judge.detector.output,
-                "sha256": judge.detector.sha256,
+                "metric": metric.name,
+                "name": metric.detector.name,
+                "output": metric.detector.output,
+                "sha256": metric.detector.sha256,
             }
-            for judge in judges
+            for metric in metrics
         ],
         "warnings": list(comparison.warnings),
         "versions": {"hpdm": __version__, "torch": torch.__version__},

@@ -10,7 +10,7 @@ from torch import Tensor
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 from hpdm_core.metrics.inception import inception_score
-from hpdm_core.metrics.load import Judge
+from hpdm_core.metrics.load import Metric
 from hpdm_core.metrics.protocols import MIN_VIDEOS
 from hpdm_core.metrics.store import Chunk
 from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
@@ -38,7 +38,7 @@ class Features:
 def scores(
     features: Features,
     comparison: Comparison,
-    judges: Sequence[Judge],
+    metrics: Sequence[Metric],
     *,
     seed: int,
     force: bool,
@@ -49,7 +49,7 @@ def scores(
     Args:
         features: outputs of the detectors.
         comparison: what was compared.
-        judges: one per figure.
+        metrics: one per figure.
         seed: of the bootstrap.
         force: score even fewer than 256 videos.
         tell: told warnings.
@@ -58,21 +58,21 @@ def scores(
         MetricError: too many videos could not be used.
     """
     figures, warnings = [], list(comparison.warnings)
-    for judge in judges:
-        fakes = features.fakes[judge.metric]
-        if judge.metric == "fvd":
+    for metric in metrics:
+        fakes = features.fakes[metric.name]
+        if metric.name == "fvd":
             assert features.reals is not None
-            figures.append(_frechet(judge, fakes, features.reals, seed=seed, force=force))
+            figures.append(_frechet(metric, fakes, features.reals, seed=seed, force=force))
             warnings += _doubts(figures[-1])
         else:
-            figures.append(_class_score(judge, fakes, comparison.fakes.classes))
+            figures.append(_class_score(metric, fakes, comparison.fakes.classes))
     counted = {"fakes": next(iter(features.fakes.values())), "reals": features.reals}
-    sides = {"fakes": comparison.fakes, "reals": comparison.reals}
+    clip_sets = {"fakes": comparison.fakes, "reals": comparison.reals}
     used = {}
     for name, chunk in counted.items():
         if chunk is None:
             continue
-        used[name] = dict(sides[name].facts) | {
+        used[name] = dict(clip_sets[name].facts) | {
             "count": len(chunk.places),
             "skipped": len(chunk.skipped),
             "skipped_reasons": [reason for _, reason in chunk.skipped[:NUM_REASONS]],
@@ -86,7 +86,9 @@ def scores(
     return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}
 
 
-def _frechet(judge: Judge, fakes: Chunk, reals: Chunk, *, seed: int, force: bool) -> dict[str, Any]:
+def _frechet(
+    metric: Metric, fakes: Chunk, reals: Chunk, *, seed: int, force: bool
+) -> dict[str, Any]:
     for name, chunk in (("fakes", fakes), ("real videos", reals)):
         if len(chunk.places) < MIN_VIDEOS and not force:
             raise MetricError(
@@ -99,8 +101,8 @@ def _frechet(judge: Judge, fakes: Chunk, reals: Chunk, *, seed: int, force: bool
     fake = FeatureStats.of(fakes.outputs)
     num = len(fakes.places)
     return {
-        "metric": judge.metric,
-        "name": judge.score_name,
+        "metric": metric.name,
+        "name": metric.title,
         "value": frechet_distance(fake, real),
         "std": bootstrap_std(fakes.outputs, real, seed=seed),
         "bias_of_few_fakes": small_sample_bias(fakes.outputs, real, seed=seed),
@@ -115,7 +117,7 @@ def _frechet(judge: Judge, fakes: Chunk, reals: Chunk, *, seed: int, force: bool
 def _doubts(figure: Mapping[str, Any]) -> list[str]:
     doubts = []
     fakes, reals = figure["num_fakes"], figure["num_reals"]
-    bias = sum(figure[f"bias_of_few_{side}"] or 0.0 for side in ("fakes", "reals"))
+    bias = sum(figure[f"bias_of_few_{name}"] or 0.0 for name in ("fakes", "reals"))
     if min(fakes, reals) < MIN_VIDEOS:
         doubts.append(
             f"{fakes} fakes against {reals} real videos are too few: {figure['name']} "
@@ -129,23 +131,23 @@ def _doubts(figure: Mapping[str, Any]) -> list[str]:
     return doubts
 
 
-def _class_score(judge: Judge, fakes: Chunk, classes: Sequence[str | None]) -> dict[str, Any]:
+def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> dict[str, Any]:
     score = inception_score(fakes.outputs, num_splits=NUM_SPLITS)
     figure = {
-        "metric": judge.metric,
-        "name": judge.score_name,
+        "metric": metric.name,
+        "name": metric.title,
         "value": score.mean,
         "std": score.std,
         "num_splits": score.num_splits,
         "num_fakes": score.num_samples,
     }
-    accuracy = _accuracy(judge, fakes, classes)
+    accuracy = _accuracy(metric, fakes, classes)
     return figure if accuracy is None else figure | {"named_right": accuracy}
 
 
-def _accuracy(judge: Judge, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
+def _accuracy(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
     """Return the share of fakes that the classifier names as they were meant, where both know."""
-    index = {name: label for label, name in enumerate(judge.classes)}
+    index = {name: label for label, name in enumerate(metric.classes)}
     meant = [index.get(classes[place] or "") for place in fakes.places.tolist()]
     if not meant or None in meant:
         return None

@@ -1,7 +1,7 @@
 """The folder of generated videos: a file per video, a line per video, and what is still missing.
 
-A line is written after the video's files are whole, so that a killed run goes on with exactly the
-missing ones.
+A line is written after the video's files are whole, so that a killed run resumes with exactly
+the missing ones.
 """
 
 import errno

@@ -17,8 +17,8 @@ MOST_VIDEOS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How sampling is cut.
+class BatchSizes:
+    """How many videos and tiles are computed at a time.
 
     Args:
         videos: videos at a time.
@@ -104,7 +104,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     return rows
 
 
-def choose_cut(
+def choose_batch_sizes(
     recipe: Recipe,
     rows: list[dict],
     *,
@@ -114,8 +114,8 @@ def choose_cut(
     cached: bool,
     videos: int | None,
     tiles: int | None,
-) -> Cut:
-    """Cut the work so that it fits into free memory.
+) -> BatchSizes:
+    """Choose batch sizes that fit into free memory.
 
     Args:
         rows: what `describe_sampling` returned.
@@ -132,18 +132,18 @@ def choose_cut(
         videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
     if tiles is None:
         tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
-    return Cut(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+    return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
 
 
-def memory_estimate(recipe: Recipe, cut: Cut) -> dict[str, int]:
+def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
     """Estimate the bytes of sampling: weights, what is kept, videos, and tiles in flight."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     parts = {
         "weights": parameters * FLOAT_BYTES,
-        "cache": cut.cache_bytes,
-        "videos": cut.videos * _video_bytes(recipe),
-        "tiles": cut.tiles * tile_bytes(recipe),
+        "cache": sizes.cache_bytes,
+        "videos": sizes.videos * _video_bytes(recipe),
+        "tiles": sizes.tiles * tile_bytes(recipe),
     }
     return parts | {"total": sum(parts.values())}
 

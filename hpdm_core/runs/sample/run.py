@@ -1,6 +1,6 @@
-"""`hpdm sample`: from a checkpoint and a wish to videos in a folder.
+"""`hpdm sample`: generate videos of a checkpoint into a folder.
 
-Run again with the same words, it goes on with the videos that are missing.
+The same command run again resumes with the videos that are missing.
 """
 
 import json
@@ -18,25 +18,30 @@ from hpdm_core.build import build_sampling
 from hpdm_core.device import available_memory, set_precision
 from hpdm_core.errors import HpdmError
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.generate import TOKENS_PER_CALL, SamplingSettings, Work, generate
-from hpdm_core.inference.tiled_inference import Share
+from hpdm_core.inference.generate import (
+    TOKENS_PER_CALL,
+    ExecutionOptions,
+    SamplingSettings,
+    generate,
+)
+from hpdm_core.inference.tiled_inference import TileShard
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
 from hpdm_core.runs.sample.conditions import Conditions, Request, make_requests
 from hpdm_core.runs.sample.folder import LINES, PREVIEW, SampleStore, free_folder
 from hpdm_core.runs.sample.plan import (
-    Cut,
+    BatchSizes,
     check_overlaps,
-    choose_cut,
+    choose_batch_sizes,
     describe_sampling,
     memory_estimate,
     with_options,
 )
 from hpdm_core.training.parallel import Parallel, start_parallel
 
-# Draws requests with some settings: per level (b, c, t, h, w).
-Draw = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
+# Generates the requested videos under given settings: per level (b, c, t, h, w).
+SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,7 @@ class SampleJob:
     Args:
         model: what draws.
         settings: solver and tiles.
-        options: how the work is cut and what is written.
+        options: batch sizes, sharding, and what is written.
         parallel: this process's place.
         progress: shown to the user.
     """
@@ -152,16 +157,16 @@ class SampleJob:
         set_precision(self.model.recipe.train.precision, device=self.parallel.device)
         store = self._open_store()
         missing = store.missing(requests)
-        cut = self._cut(len(missing))
+        sizes = self._batch_sizes(len(missing))
         if len(missing) < len(requests):
             done = len(requests) - len(missing)
             self.progress.say(f"{done} of {len(requests)} videos are already in {store.folder}")
         if missing:
-            self._say_how(cut)
+            self._say_how(sizes)
         self.parallel.barrier()
         self.progress.start("generating videos", len(missing))
-        for chunk in self._own_chunks(missing, cut.videos):
-            self._make(store, chunk, partial(self._generate, conditions=conditions, cut=cut))
+        for chunk in self._own_chunks(missing, sizes.videos):
+            self._make(store, chunk, partial(self._generate, conditions=conditions, sizes=sizes))
             self.progress.advance(len(chunk))
         self.progress.stop()
         self.parallel.barrier()
@@ -209,7 +214,7 @@ class SampleJob:
         for start in range(0, len(missing), batch):
             yield missing[start : start + batch]
 
-    def _make(self, store: SampleStore, chunk: list[Request], draw: Draw) -> None:
+    def _make(self, store: SampleStore, chunk: list[Request], draw: SampleFn) -> None:
         levels = draw(self.settings, chunk)
         extras: dict[str, Tensor] = {}
         if self.options.save_levels:
@@ -224,7 +229,12 @@ class SampleJob:
             store.write(request, videos[place], extra)
 
     def _generate(
-        self, settings: SamplingSettings, chunk: list[Request], *, conditions: Conditions, cut: Cut
+        self,
+        settings: SamplingSettings,
+        chunk: list[Request],
+        *,
+        conditions: Conditions,
+        sizes: BatchSizes,
     ) -> tuple[Tensor, ...]:
         done = [0] * len(settings.solvers)
 
@@ -240,16 +250,16 @@ class SampleJob:
             settings,
             seeds=tuple(request.seed for request in chunk),
             condition=conditions.of(chunk),
-            work=Work(
+            work=ExecutionOptions(
                 device=self.parallel.device,
-                tile_batch=cut.tiles,
+                tile_batch=sizes.tiles,
                 make_cache=self._make_cache(),
-                share=self._share(),
+                shard=self._tile_shard(),
                 advance=advance,
             ),
         )
 
-    def _compare(self, chunk: list[Request], draw: Draw, finest: Tensor) -> Tensor:
+    def _compare(self, chunk: list[Request], draw: SampleFn, finest: Tensor) -> Tensor:
         """Return the same seeds under other overlaps, side by side: (b, t, h, sum of w, 3)."""
         parts = []
         for overlap in self.options.compare:
@@ -260,10 +270,10 @@ class SampleJob:
                 parts.append(finest)
         return to_uint8(torch.cat(parts, dim=-1))
 
-    def _share(self) -> Share:
+    def _tile_shard(self) -> TileShard:
         if self.options.shard == "videos" or self.parallel.world_size == 1:
-            return Share()
-        return Share(
+            return TileShard()
+        return TileShard(
             rank=self.parallel.rank,
             world_size=self.parallel.world_size,
             sum_over_processes=dist.all_reduce,
@@ -285,9 +295,9 @@ class SampleJob:
             limit=None if limit is None else int(limit * 1e9),
         )
 
-    def _cut(self, count: int) -> Cut:
+    def _batch_sizes(self, count: int) -> BatchSizes:
         recipe, options = self.model.recipe, self.options
-        return choose_cut(
+        return choose_batch_sizes(
             recipe,
             describe_sampling(recipe, self.settings),
             free=available_memory(self.parallel.device),
@@ -298,26 +308,26 @@ class SampleJob:
             tiles=options.tile_batch,
         )
 
-    def _say_how(self, cut: Cut) -> None:
+    def _say_how(self, sizes: BatchSizes) -> None:
         cache = self._make_cache()()
         if cache is None:
             where = "computed again in every step"
-        elif cut.cache_bytes <= cache.device_budget:
+        elif sizes.cache_bytes <= cache.device_budget:
             where = f"kept on {self.parallel.device}"
-        elif cut.cache_bytes <= cache.host_budget:
+        elif sizes.cache_bytes <= cache.host_budget:
             where = "kept in the computer's memory"
         else:
             where = "kept as far as it fits, the rest computed again in every step"
         self.progress.say(
-            f"{self.model.path} on {self.parallel.device}: {cut.videos} videos at a time, "
-            f"{cut.tiles} tiles a pass; what does not change over the steps "
-            f"({cut.cache_bytes / 1e9:.2f} GB) is {where}"
+            f"{self.model.path} on {self.parallel.device}: {sizes.videos} videos at a time, "
+            f"{sizes.tiles} tiles a pass; what does not change over the steps "
+            f"({sizes.cache_bytes / 1e9:.2f} GB) is {where}"
         )
 
 
 def _plan(recipe: Recipe, settings: SamplingSettings, options: Options, *, where: str) -> dict:
     rows = describe_sampling(recipe, settings)
-    cut = choose_cut(
+    sizes = choose_batch_sizes(
         recipe,
         rows,
         free=None,
@@ -334,9 +344,9 @@ def _plan(recipe: Recipe, settings: SamplingSettings, options: Options, *, where
         "levels": rows,
         "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
         "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
-        "memory_bytes": memory_estimate(recipe, cut),
-        "videos_at_a_time": cut.videos,
-        "tiles_at_a_time": cut.tiles,
+        "memory_bytes": memory_estimate(recipe, sizes),
+        "videos_at_a_time": sizes.videos,
+        "tiles_at_a_time": sizes.tiles,
     }
 
 

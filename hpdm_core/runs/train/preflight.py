@@ -15,7 +15,7 @@ from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeErro
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
-from hpdm_core.runs.train.warm_start import plan_start
+from hpdm_core.runs.train.warm_start import plan_warm_start
 from hpdm_core.training.parallel import free_memory, num_processes
 
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
@@ -66,7 +66,7 @@ def plan_of_run(recipe: Recipe, out: Path, *, device: str, init_from: Path | Non
         notes.append(str(error))
     fit = fit_micro_batch(recipe, parameters, devices=world_size, free=free)
     if init_from is not None:
-        figures["initialised"] = plan_start(init_from, recipe, classes=classes).summary()
+        figures["initialised"] = plan_warm_start(init_from, recipe, classes=classes).summary()
     return {
         **figures,
         "steps": recipe.train.steps,
@@ -114,7 +114,7 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
     """Refuse to resume a run with a recipe that would train something else.
 
     Args:
-        recipe: what the run is asked to go on with.
+        recipe: what the run is to be resumed with.
         saved: the recipe file of the run.
         step: steps done.
 
@@ -133,7 +133,7 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
     if changed:
         raise RecipeError(
             f"the run in {saved.parent} was started with another recipe ({'; '.join(changed)})",
-            remedy="change these back to go on with it, or give another --out to start anew",
+            remedy="change these back to resume it, or give another --out to start anew",
         )
     if recipe.train.steps < step:
         raise RecipeError(

@@ -16,7 +16,7 @@ from hpdm_core.data.pictures import contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.device import available_memory
-from hpdm_core.inference.generate import Work, generate
+from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.models import cache_maker, to_uint8
@@ -79,7 +79,7 @@ def _draw(
         build_sampling(recipe),
         seeds=tuple(range(recipe.train.preview_videos)),
         condition=condition.to(device),
-        work=Work(
+        work=ExecutionOptions(
             device=device,
             tile_batch=recipe.train.micro_batch or recipe.train.batch_size,
             make_cache=cache_maker("auto", device, free=free, limit=None),

@@ -1,6 +1,6 @@
 """`hpdm train` and `hpdm finetune`: assemble the parts, check, train, sum up.
 
-Run again with the same words, it goes on from the newest intact checkpoint.
+The same command run again resumes from the newest intact checkpoint.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
 from hpdm_core.runs.train.fit import fit_micro_batch, with_micro_batch
 from hpdm_core.runs.train.preview import make_preview
-from hpdm_core.runs.train.warm_start import Start, plan_start
+from hpdm_core.runs.train.warm_start import WarmStart, plan_warm_start
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
@@ -85,7 +85,7 @@ def run_train(
         if init_from is not None and list_checkpoints(out / "checkpoints"):
             progress.say(f"{out} has begun already: {init_from} is not read again")
         elif init_from is not None:  # looked at before the run's folder is made
-            start = plan_start(init_from, recipe, classes=dataset.classes, say=progress.say)
+            start = plan_warm_start(init_from, recipe, classes=dataset.classes, say=progress.say)
         with _locked(out, parallel):
             run = Run(
                 recipe=recipe,
@@ -124,7 +124,7 @@ class Run:
     parallel: Parallel
     progress: Progress
 
-    def train(self, start_from: Start | None) -> dict:
+    def train(self, warm_start: WarmStart | None) -> dict:
         """Assemble, resume or start from a base model, train; return the summary."""
         begun = time.perf_counter()
         self._check_recipe()
@@ -134,11 +134,11 @@ class Run:
         store = self._store()
         resumed = store.resume(state)
         if resumed is not None:
-            self.progress.say(f"going on from {resumed}")
+            self.progress.say(f"resuming from {resumed}")
         start = state.step
         taken = None
-        if resumed is None and start_from is not None:
-            taken = self._take_over(start_from, state)
+        if resumed is None and warm_start is not None:
+            taken = self._take_over(warm_start, state)
         if self.parallel.is_main:
             _write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
         telemetry = self._telemetry(start)
@@ -171,13 +171,13 @@ class Run:
         }
         return summary if taken is None else {**summary, "initialised": taken}
 
-    def _take_over(self, start_from: Start, state: TrainState) -> dict:
+    def _take_over(self, warm_start: WarmStart, state: TrainState) -> dict:
         """Start network and averages from a base model; keep the table of weights in the run."""
-        start_from.apply(state.network)
+        warm_start.apply(state.network)
         state.ema.reset()
-        for line in start_from.lines():
+        for line in warm_start.lines():
             self.progress.say(line)
-        summary = start_from.summary()
+        summary = warm_start.summary()
         if self.parallel.is_main:
             _write_text(self.out / "initialised.json", json.dumps(summary, indent=1))
         return summary
@@ -261,7 +261,7 @@ class Run:
         )
 
     def _check_recipe(self) -> None:
-        """Refuse to go on with a run that was started with another recipe."""
+        """Refuse to resume a run that was started with another recipe."""
         path, done = self.out / RECIPE, list_checkpoints(self.out / "checkpoints")
         if done and path.is_file():
             preflight.check_same_recipe(self.recipe, path, step=step_of(done[-1]))

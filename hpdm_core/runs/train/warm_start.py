@@ -27,8 +27,8 @@ from hpdm_core.runs.models import SHIPPED, SHIPPED_WEIGHTS
 from hpdm_core.training.checkpoint import find_weights, read_header, tensor_shapes
 from hpdm_core.training.sharding import copy_whole
 
-Fate = Literal["taken", "interpolated", "new", "unused"]
-FATES: tuple[Fate, ...] = ("taken", "interpolated", "new", "unused")
+KeyStatus = Literal["loaded", "interpolated", "missing", "unexpected"]
+STATUSES: tuple[KeyStatus, ...] = ("loaded", "interpolated", "missing", "unexpected")
 POSITIONS, CLASSES = "tokenizer.positions.tables.", "conditioning.classes.weight"
 # Their numbers mean pixels of a token, so that the same shape is not enough.
 PIXELS = ("tokenizer.project", "detokenizer.project")
@@ -46,17 +46,17 @@ WIDTHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What becomes of one weight of the new model, or (unused) of the base.
+    """What becomes of one weight of the new model, or (unexpected) of the base.
 
     Args:
         name: of the parameter.
-        fate: taken as it is, interpolated, new, or in the base only.
+        status: loaded as it is, interpolated, missing in the base, or unexpected: in the base only.
         size: how many numbers it holds.
-        why: where it is not taken as it is.
+        why: where it is not loaded as it is.
     """
 
     name: str
-    fate: Fate
+    status: KeyStatus
     size: int
     why: str = ""
 
@@ -90,7 +90,7 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class WarmStart:
     """How a new model starts from a base: what becomes of every weight.
 
     Args:
@@ -110,14 +110,14 @@ class Start:
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
-        """Copy what is taken or interpolated into a network (or this process's shards of it)."""
+        """Copy what is loaded or interpolated into a network (or this process's shards of it)."""
         params = dict(network.named_parameters())
-        fates = {entry.name: entry.fate for entry in self.entries}
+        statuses = {entry.name: entry.status for entry in self.entries}
         with safe_open(self.base.path, framework="pt") as file:
             for name, param in params.items():
-                if fates[name] == "taken":
+                if statuses[name] == "loaded":
                     copy_whole(param, file.get_tensor(name))
-            if "interpolated" in fates.values():
+            if "interpolated" in statuses.values():
                 names = sorted(name for name in self.base.shapes if name.startswith(POSITIONS))
                 tables = resized_positions(
                     [file.get_tensor(name) for name in names],
@@ -129,7 +129,7 @@ class Start:
                     copy_whole(params[f"{POSITIONS}{index}"], table)
 
     def summary(self) -> dict:
-        """Return the table, JSON-able: counts of numbers by part, and names by fate."""
+        """Return the table, JSON-able: counts of numbers by part, and names by status."""
         parts = list(dict.fromkeys(entry.part for entry in self.entries))
         return {
             "from": str(self.base.path),
@@ -137,15 +137,15 @@ class Start:
             "base_step": self.base.step,
             "level_0_as_base": self.level_0_as_base,
             "weights": [self._row(part) for part in parts],
-            **{fate: [e.name for e in self.entries if e.fate == fate] for fate in FATES},
+            **{status: [e.name for e in self.entries if e.status == status] for status in STATUSES},
         }
 
     def lines(self) -> list[str]:
         """Return the table as lines of text, and what follows from it."""
-        head = " ".join(f"{fate:>13}" for fate in FATES)
+        head = " ".join(f"{status:>13}" for status in STATUSES)
         lines = [f"weights from {self.base.path} ({self.base.recipe.name}):", f"{'':16} {head}"]
         for row in self.summary()["weights"]:
-            counts = " ".join(f"{_count(row[fate]):>13}" for fate in FATES)
+            counts = " ".join(f"{_count(row[status]):>13}" for status in STATUSES)
             lines.append(f"{row['part']:16} {counts}  {row['why']}".rstrip())
         changes = self._level_0_changes()
         if changes:
@@ -156,27 +156,27 @@ class Start:
 
     def _row(self, part: str) -> dict:
         entries = [entry for entry in self.entries if entry.part == part]
-        sizes = {fate: sum(e.size for e in entries if e.fate == fate) for fate in FATES}
+        sizes = {status: sum(e.size for e in entries if e.status == status) for status in STATUSES}
         whys = dict.fromkeys(entry.why for entry in entries if entry.why)
         return {"part": part, **sizes, "why": "; ".join(whys)}
 
     def _level_0_changes(self) -> list[str]:
         return list(
             dict.fromkeys(
-                f"{entry.part} {entry.fate}"
+                f"{entry.part} {entry.status}"
                 for entry in self.entries
-                if entry.fate != "taken" and not entry.name.startswith(FINER_LEVELS)
+                if entry.status != "loaded" and not entry.name.startswith(FINER_LEVELS)
             )
         )
 
 
-def plan_start(
+def plan_warm_start(
     ref: Path,
     recipe: Recipe,
     *,
     classes: Sequence[str] | None,
     say: Callable[[str], None] = lambda text: None,
-) -> Start:
+) -> WarmStart:
     """Look at a base model's header and decide what becomes of every weight.
 
     Args:
@@ -196,12 +196,12 @@ def plan_start(
         _entry(name, param, base=base, recipe=recipe, classes=classes)
         for name, param in network.named_parameters()
     ]
-    used = {entry.name for entry in entries if entry.fate == "taken"}
-    positions_used = any(entry.fate == "interpolated" for entry in entries)
+    used = {entry.name for entry in entries if entry.status == "loaded"}
+    positions_used = any(entry.status == "interpolated" for entry in entries)
     for name, shape in base.shapes.items():
         if name not in used and not (positions_used and name.startswith(POSITIONS)):
-            entries.append(Entry(name=name, fate="unused", size=torch.Size(shape).numel()))
-    return Start(base=base, recipe=recipe, entries=tuple(entries))
+            entries.append(Entry(name=name, status="unexpected", size=torch.Size(shape).numel()))
+    return WarmStart(base=base, recipe=recipe, entries=tuple(entries))
 
 
 def resized_positions(
@@ -261,25 +261,31 @@ def _read_base(ref: Path, say: Callable[[str], None]) -> Base:
 def _entry(
     name: str, param: Tensor, *, base: Base, recipe: Recipe, classes: Sequence[str] | None
 ) -> Entry:
-    fate, why = "taken", ""
+    status, why = "loaded", ""
     source = base.shapes.get(name)
     kinds = (base.recipe.model.conditioning, recipe.model.conditioning)
     resized = _resized(base, recipe) if name.startswith(POSITIONS) else ""
     if resized and base.recipe.model.data_width == recipe.model.data_width:
-        fate, why = "interpolated", resized
+        status, why = "interpolated", resized
     elif name.startswith("conditioning.") and source is None:
-        fate, why = "new", f"base: {kinds[0]}, here: {kinds[1]}"
+        status, why = "missing", f"base: {kinds[0]}, here: {kinds[1]}"
     elif source is None:
-        fate, why = "new", "at the identity" if name.startswith("fusion.") else "none in the base"
+        status, why = (
+            "missing",
+            "at the identity" if name.startswith("fusion.") else "none in the base",
+        )
     elif name.startswith(PIXELS) and base.recipe.model.token != recipe.model.token:
-        fate, why = "new", f"token {_size(base.recipe.model.token)} -> {_size(recipe.model.token)}"
+        status, why = (
+            "missing",
+            f"token {_size(base.recipe.model.token)} -> {_size(recipe.model.token)}",
+        )
     elif name.startswith("conditioning.project") and kinds[0] != kinds[1]:
-        fate, why = "new", f"base: {kinds[0]}, here: {kinds[1]}"
+        status, why = "missing", f"base: {kinds[0]}, here: {kinds[1]}"
     elif name == CLASSES and classes is not None and tuple(classes) != base.classes:
-        fate, why = "new", "other classes"
+        status, why = "missing", "other classes"
     elif source != tuple(param.shape):
-        fate, why = "new", f"{_size(source)} in the base, {_size(param.shape)} here"
-    return Entry(name=name, fate=fate, size=param.numel(), why=why)
+        status, why = "missing", f"{_size(source)} in the base, {_size(param.shape)} here"
+    return Entry(name=name, status=status, size=param.numel(), why=why)
 
 
 def _resized(base: Base, recipe: Recipe) -> str:

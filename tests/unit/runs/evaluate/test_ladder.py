@@ -10,9 +10,9 @@ import torch
 from hpdm_core.metrics import degrade
 from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
-from hpdm_core.runs.evaluate.clips import ClipSpec, VideoFile, cut
+from hpdm_core.runs.evaluate.clips import ClipFormat, VideoFile, extract_clip
 
-SPEC = ClipSpec(frames=16, stride=2, size=(96, 96))
+SPEC = ClipFormat(frames=16, stride=2, size=(96, 96))
 NUM_CLIPS = 24
 
 
@@ -21,7 +21,7 @@ def clips(shared_data: Path) -> list[torch.Tensor]:
     paths = sorted((shared_data / "captioned").glob("*.mp4"))[::3][:NUM_CLIPS]
     if len(paths) < NUM_CLIPS:
         pytest.skip(f"needs {NUM_CLIPS} captioned real videos in {shared_data}")
-    clips = [cut(VideoFile(name=path.name, path=path), SPEC) for path in paths]
+    clips = [extract_clip(VideoFile(name=path.name, path=path), SPEC) for path in paths]
     return [torch.from_numpy(clip) for clip in clips]
 
 

@@ -27,7 +27,9 @@ TINY = (
     "diffusion.noise_mean=[0,0]",
     "diffusion.noise_std=[1,1]",
     "diffusion.level_weights=[1,1]",
+    "sampling.solver=[heun,euler]",
     "sampling.steps=[2,1]",
+    "sampling.churn=[10,0]",
     "sampling.overlap=none",
     "data.frame_stride=1",
 )

@@ -88,7 +88,7 @@ def test_features_are_kept_for_a_second_run_and_another_protocol(score, folder, 
     def no_decoding(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("hpdm_core.runs.evaluate.clips.cut", no_decoding)
+    monkeypatch.setattr("hpdm_core.runs.evaluate.clips.extract_clip", no_decoding)
     assert score(samples=folder)["scores"] == first["scores"]
     fewer = score(samples=folder, protocol="fvd16_8f")
     assert fewer["protocol"] == "fvd16_8f"

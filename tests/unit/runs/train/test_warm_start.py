@@ -1,4 +1,4 @@
-"""Starting from a base model: what is taken, interpolated, new, unused; level 0 is kept."""
+"""Starting from a base: weights loaded, interpolated, missing, unexpected; level 0 is kept."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from hpdm_core.records import Condition
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import warm_start
 from hpdm_core.runs.train.run import run_train
-from hpdm_core.runs.train.warm_start import plan_start, resized_positions, token_grid
+from hpdm_core.runs.train.warm_start import plan_warm_start, resized_positions, token_grid
 from hpdm_core.training.checkpoint import find_weights
 from tests.unit.runs.conftest import RECIPE
 from tests.unit.training.test_loop import Said
@@ -54,12 +54,12 @@ def recipe_with(*changes: tuple[str, str]) -> Recipe:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    return recipe_from_yaml(text, "new")
+    return recipe_from_yaml(text, "missing")
 
 
 def started(base: Path, recipe: Recipe, *, classes=CLASSES):
     """Return the new network that starts from a base, and how it did."""
-    start = plan_start(base, recipe, classes=classes)
+    start = plan_warm_start(base, recipe, classes=classes)
     torch.manual_seed(1)
     network = build_network(recipe)
     start.apply(network)
@@ -119,8 +119,8 @@ def test_level_0_starts_as_exactly_the_base(make_weights, same, blocks, levels, 
     assert expected.std() > 0.1
     assert start.level_0_as_base
     assert len(outputs) == levels
-    assert not start.summary()["unused"]
-    new = start.summary()["new"]
+    assert not start.summary()["unexpected"]
+    new = start.summary()["missing"]
     assert new
     assert all(name.startswith(("fusion.", "tokenizer.project_context.")) for name in new)
 
@@ -128,7 +128,7 @@ def test_level_0_starts_as_exactly_the_base(make_weights, same, blocks, levels, 
 def test_a_trained_pyramid_keeps_all_it_knows_under_more_levels(make_weights):
     base = make_weights()
     network, start = started(base, recipe_with(*with_levels(3, loads="[2, 3]")))
-    assert start.summary()["new"] == ["fusion.0.project.weight", "fusion.0.project.bias"]
+    assert start.summary()["missing"] == ["fusion.0.project.weight", "fusion.0.project.bias"]
     outputs = run(network, recipe_with(*with_levels(3, loads="[2, 3]")))
     expected = run(base_network(base), recipe_with())
     torch.testing.assert_close(outputs[0], expected[0], rtol=0, atol=1e-6)
@@ -136,7 +136,10 @@ def test_a_trained_pyramid_keeps_all_it_knows_under_more_levels(make_weights):
 
 def test_fewer_levels_leave_fusion_unused(make_weights):
     network, start = started(make_weights(), recipe_with(*BASE))
-    assert sorted(start.summary()["unused"]) == ["fusion.1.project.bias", "fusion.1.project.weight"]
+    assert sorted(start.summary()["unexpected"]) == [
+        "fusion.1.project.bias",
+        "fusion.1.project.weight",
+    ]
     assert start.level_0_as_base
     expected = run(base_network(make_weights()), recipe_with())[0]
     torch.testing.assert_close(run(network, recipe_with(*BASE))[0], expected, rtol=0, atol=1e-6)
@@ -153,7 +156,7 @@ def test_a_larger_patch_gets_interpolated_positions(make_weights, kind, new_kind
     interpolated = start.summary()["interpolated"]
     assert len(interpolated) == (1 if new_kind == "learned" else 3)
     assert not start.level_0_as_base
-    assert not start.summary()["unused"]
+    assert not start.summary()["unexpected"]
     # Every second token of the finer grid lies a quarter of a coarse step beside a coarse one.
     before = base_network(base, *BASE, positions).tokenizer.positions()
     after = network.tokenizer.positions().reshape(4, 4, 4, 16)
@@ -199,17 +202,17 @@ def test_interpolation_of_sums_is_the_same_in_either_form(new_grid):
 def test_a_patch_of_the_same_tokens_is_taken_as_it_is(make_weights):
     token = ("token: [1, 4, 4]", "token: [2, 8, 8]")
     recipe = recipe_with(*with_levels(2, loads="[1, 2]", patch=(4, 16, 16)), token)
-    summary = plan_start(make_weights(*BASE), recipe, classes=CLASSES).summary()
+    summary = plan_warm_start(make_weights(*BASE), recipe, classes=CLASSES).summary()
     assert not summary["interpolated"]
-    assert "tokenizer.positions.tables.0" in summary["taken"]
-    assert {"tokenizer.project.weight", "detokenizer.project.weight"} < set(summary["new"])
-    assert set(summary["new"]) >= set(summary["unused"])
+    assert "tokenizer.positions.tables.0" in summary["loaded"]
+    assert {"tokenizer.project.weight", "detokenizer.project.weight"} < set(summary["missing"])
+    assert set(summary["missing"]) >= set(summary["unexpected"])
 
 
 def test_tokens_of_the_same_number_of_pixels_are_not_the_same(make_weights):
     token = ("token: [1, 4, 4]", "token: [1, 2, 8]")
-    start = plan_start(make_weights(*BASE), recipe_with(*BASE, token), classes=CLASSES)
-    why = {entry.name: entry.why for entry in start.entries if entry.fate == "new"}
+    start = plan_warm_start(make_weights(*BASE), recipe_with(*BASE, token), classes=CLASSES)
+    why = {entry.name: entry.why for entry in start.entries if entry.status == "missing"}
     assert why["tokenizer.project.weight"] == "token 1x4x4 -> 1x2x8"
     assert why["detokenizer.project.bias"] == "token 1x4x4 -> 1x2x8"
     assert not start.level_0_as_base
@@ -225,11 +228,11 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
     recipe = recipe_with(*with_levels(2, loads="[1, 2]"), *condition(new))
     network, start = started(base, recipe)
     summary = start.summary()
-    changed = {name for name in summary["new"] if not name.startswith("fusion.")}
+    changed = {name for name in summary["missing"] if not name.startswith("fusion.")}
     expected = {"conditioning.project.weight", "conditioning.project.bias"}
     assert changed == (expected | {"conditioning.classes.weight"} if new == "class" else expected)
-    assert all(name.startswith("conditioning.") for name in summary["unused"])
-    assert ("conditioning.classes.weight" in summary["unused"]) == (old == "class")
+    assert all(name.startswith("conditioning.") for name in summary["unexpected"])
+    assert ("conditioning.classes.weight" in summary["unexpected"]) == (old == "class")
     assert any(f"base: {old}, here: {new}" in row["why"] for row in summary["weights"])
     assert not start.level_0_as_base
     assert all(torch.isfinite(output).all() for output in run(network, recipe))
@@ -238,17 +241,17 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
 def test_the_shipped_model_can_be_a_base(make_weights, monkeypatch):
     path = make_weights()
     monkeypatch.setattr(warm_start, "SHIPPED_WEIGHTS", path)
-    start = plan_start(Path("shipped"), recipe_with(), classes=CLASSES)
+    start = plan_warm_start(Path("shipped"), recipe_with(), classes=CLASSES)
     assert start.base.path == path
     assert start.level_0_as_base
 
 
 def test_classes_of_the_same_names_are_taken(make_weights):
     recipe, base = recipe_with(), make_weights()
-    assert plan_start(base, recipe, classes=CLASSES).level_0_as_base
-    assert plan_start(base, recipe, classes=None).level_0_as_base
-    other = plan_start(base, recipe, classes=["circle", "square", "ring"])
-    assert other.summary()["new"] == ["conditioning.classes.weight"]
+    assert plan_warm_start(base, recipe, classes=CLASSES).level_0_as_base
+    assert plan_warm_start(base, recipe, classes=None).level_0_as_base
+    other = plan_warm_start(base, recipe, classes=["circle", "square", "ring"])
+    assert other.summary()["missing"] == ["conditioning.classes.weight"]
     assert "other classes" in "\n".join(other.lines())
 
 
@@ -262,14 +265,14 @@ def test_a_base_of_other_widths_is_refused_with_both(make_weights):
         r"expected model\.data_width=16, model\.latent_width=16"
     )
     with pytest.raises(CheckpointError, match=message):
-        plan_start(make_weights(), recipe_with(*WIDE), classes=CLASSES)
+        plan_warm_start(make_weights(), recipe_with(*WIDE), classes=CLASSES)
 
 
 def test_a_base_with_the_other_kind_of_block_is_refused(make_weights):
     message = r"another kind .*; got model\.block=transformer; expected model\.block=rin; give"
     other = recipe_with(("data_width: 16", "data_width: 32\n  block: transformer"))
     with pytest.raises(CheckpointError, match=message):
-        plan_start(make_weights(), other, classes=CLASSES)
+        plan_warm_start(make_weights(), other, classes=CLASSES)
 
 
 def test_the_papers_recipes_fit_their_base(tmp_path):
@@ -319,7 +322,7 @@ def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_r
     folder = find_weights(tmp_path / "fine").parent
     for kind in ("model", "ema"):
         fine = load_file(folder / f"{kind}.safetensors")
-        assert fine.keys() - base.keys() == set(summary["initialised"]["new"])
+        assert fine.keys() - base.keys() == set(summary["initialised"]["missing"])
         for name, tensor in base.items():
             torch.testing.assert_close(fine[name], tensor, rtol=0, atol=1e-9)
     table = "\n".join(said.lines)
@@ -329,8 +332,8 @@ def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_r
     assert kept == summary["initialised"]
     assert kept["base_step"] == 6
     rows = {row["part"]: row for row in kept["weights"]}
-    assert rows["fusion"]["new"] == 16 * (2 * 16 + 3) + 16
-    assert rows["blocks"]["taken"] == sum(t.numel() for n, t in base.items() if "blocks" in n)
+    assert rows["fusion"]["missing"] == 16 * (2 * 16 + 3) + 16
+    assert rows["blocks"]["loaded"] == sum(t.numel() for n, t in base.items() if "blocks" in n)
 
 
 def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path):
