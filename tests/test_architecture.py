@@ -47,6 +47,18 @@ ROOMS_MAY_IMPORT = {
     "models": set(),
     "prep": set(),
 }
+# Names that gave way to the field's terms (docs/glossary.md).
+RETIRED = {
+    "Fate": "KeyStatus", "fate": "status", "Start": "WarmStart", "plan_start": "plan_warm_start",
+    "Judge": "Metric", "load_judges": "load_metrics", "Desk": "FeatureExtraction",
+    "Side": "ClipSet", "Bench": "TrialRunner", "Unit": "Trial", "make_units": "make_trials",
+    "Sheet": "ResultsFile", "Cut": "BatchSizes", "choose_cut": "choose_batch_sizes",
+ "pyramid_cuts": "level_drop_prob", "Work": "ExecutionOptions",
+    "Share": "TileShard or Fraction", "Draw": "SampleFn or ClipSpec", "Draws": "NoiseDraws",
+    "deadly": "excluded", "open_loader": "build_loader", "noise_label": "c_noise",
+    "raised": "sigma_hat", "CHURN_FROM": "s_min", "CHURN_TO": "s_max",
+    "CHURN_NOISE": "s_noise",
+}  # fmt: skip
 # Calls that pass a protocol's free-form figures on; everywhere else arguments have names.
 NAMED_FIGURES = {"advance"}
 
@@ -93,6 +105,19 @@ def _functions(path: Path) -> Iterator[ast.FunctionDef]:
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
+
+
+def _bound_names(path: Path) -> Iterator[str]:
+    """Yield what a module names itself: classes, functions, arguments, variables, attributes."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
 
 
 def _name(path: Path) -> str:
@@ -197,3 +222,21 @@ def test_no_path_of_one_machine_is_written_down():
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not any(place in text for place in places), path
+
+
+@pytest.mark.parametrize("path", CODE, ids=_name)
+def test_retired_words_stay_retired(path):
+    for name in _bound_names(path):
+        word = name.lstrip("_")
+        assert word not in RETIRED, f"{_name(path)} names {name}; say {RETIRED[word]}"
+
+
+def test_the_glossary_points_at_what_is_there():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    places = re.findall(r"\| `([^`]+)::([^`]+)` \|", text)
+    rows = [
+        line for line in text.splitlines() if line.startswith("| ") and "defined in" not in line
+    ]
+    assert len(places) == len(rows) > 30
+    for file, name in places:
+        assert name in set(_bound_names(ROOT / file)), f"{file} does not define {name}"

@@ -8,7 +8,12 @@ import torch
 from hpdm_core.build import blocks_per_level, build_network, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
-from hpdm_core.inference.generate import SamplingSettings, evaluations, solver_calls
+from hpdm_core.inference.generate import (
+    TOKENS_PER_CALL,
+    SamplingSettings,
+    evaluations,
+    solver_calls,
+)
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
@@ -133,6 +138,49 @@ def choose_batch_sizes(
     if tiles is None:
         tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
     return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+
+
+def plan_sampling(
+    recipe: Recipe,
+    settings: SamplingSettings,
+    *,
+    where: str,
+    cached: bool,
+    videos: int | None,
+    tiles: int | None,
+) -> dict:
+    """Return the figures of a dry run: what one video takes on a GPU.
+
+    Args:
+        recipe: of the model.
+        settings: solver and tiles.
+        where: the model's name in the figures.
+        cached: whether what does not change over the steps is kept.
+        videos: videos at a time; None chooses.
+        tiles: tiles in one pass; None chooses.
+    """
+    rows = describe_sampling(recipe, settings)
+    sizes = choose_batch_sizes(
+        recipe,
+        rows,
+        free=None,
+        count=1,
+        most_tokens=TOKENS_PER_CALL["cuda"],
+        cached=cached,
+        videos=videos,
+        tiles=tiles,
+    )
+    return {
+        "model": where,
+        "overlap": settings.overlap or "none",
+        "guidance": settings.guidance.scale,
+        "levels": rows,
+        "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
+        "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
+        "memory_bytes": memory_estimate(recipe, sizes),
+        "videos_at_a_time": sizes.videos,
+        "tiles_at_a_time": sizes.tiles,
+    }
 
 
 def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:

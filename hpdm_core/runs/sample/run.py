@@ -35,7 +35,7 @@ from hpdm_core.runs.sample.plan import (
     check_overlaps,
     choose_batch_sizes,
     describe_sampling,
-    memory_estimate,
+    plan_sampling,
     with_options,
 )
 from hpdm_core.training.parallel import Parallel, start_parallel
@@ -113,15 +113,17 @@ def run_sample(
             build_sampling(recipe), overlap=overlap, steps=steps, guidance=guidance,
             text=recipe.model.conditioning == "text",
         )  # fmt: skip
+        plan = partial(
+            plan_sampling, recipe, settings, cached=cache != "off", videos=batch, tiles=tile_batch
+        )
         if model is None:
-            return _plan(recipe, settings, options, where=f"recipe {recipe.name}")
+            return plan(where=f"recipe {recipe.name}")
         requests = make_requests(
             recipe, model.classes, num=num, seed=seed, classes=classes, prompts=prompts,
             prompt_file=prompt_file,
         )  # fmt: skip
         if dry_run:
-            plan = _plan(recipe, settings, options, where=str(model.path))
-            return plan | {"videos": len(requests)}
+            return plan(where=str(model.path)) | {"videos": len(requests)}
         conditions = Conditions(recipe, requests, text_encoder=text_encoder, device=parallel.device)
         job = SampleJob(
             model=model, settings=settings, options=options, parallel=parallel,
@@ -323,31 +325,6 @@ class SampleJob:
             f"{sizes.tiles} tiles a pass; what does not change over the steps "
             f"({sizes.cache_bytes / 1e9:.2f} GB) is {where}"
         )
-
-
-def _plan(recipe: Recipe, settings: SamplingSettings, options: Options, *, where: str) -> dict:
-    rows = describe_sampling(recipe, settings)
-    sizes = choose_batch_sizes(
-        recipe,
-        rows,
-        free=None,
-        count=1,
-        most_tokens=TOKENS_PER_CALL["cuda"],
-        cached=options.cache != "off",
-        videos=options.batch,
-        tiles=options.tile_batch,
-    )
-    return {
-        "model": where,
-        "overlap": settings.overlap or "none",
-        "guidance": settings.guidance.scale,
-        "levels": rows,
-        "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
-        "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
-        "memory_bytes": memory_estimate(recipe, sizes),
-        "videos_at_a_time": sizes.videos,
-        "tiles_at_a_time": sizes.tiles,
-    }
 
 
 def _positive(value: int | None, option: str) -> int | None:

@@ -127,7 +127,7 @@ class Fit:
             f"{device} has free (estimate)",
             got=f"{_gb(self.free)} free",
             expected=f"{_gb(needed['total'])}: {_gb(needed['weights_and_optimizer'])} for weights, "
-            f"gradients, optimiser and averages, {_gb(needed['several_devices'])} to work with "
+            f"gradients, optimiser and EMA weights, {_gb(needed['several_devices'])} to work with "
             f"other devices, {_gb(needed['activations'])} for activations",
             remedy=self.remedy,
         )

@@ -172,7 +172,7 @@ class Run:
         return summary if taken is None else {**summary, "initialised": taken}
 
     def _take_over(self, warm_start: WarmStart, state: TrainState) -> dict:
-        """Start network and averages from a base model; keep the table of weights in the run."""
+        """Load a base model into network and EMA; keep the table of weights in the run."""
         warm_start.apply(state.network)
         state.ema.reset()
         for line in warm_start.lines():
