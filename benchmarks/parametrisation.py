@@ -35,12 +35,16 @@ from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train.run import run_train
 
 OVERLAP = "fhw"
+# No override is the recipe itself: v-prediction, AdamW, RIN blocks, tokens of 1x4x4 pixels. It is
+# trained once for all comparisons.
 COMPARISONS = {
     "parametrisation": {
-        name: [f"diffusion.parametrisation={name}"] for name in ("v", "x", "snapvideo")
+        "v": [],
+        "x": ["diffusion.parametrisation=x"],
+        "snapvideo": ["diffusion.parametrisation=snapvideo"],
     },
-    "optimiser": {name: [f"optim.name={name}"] for name in ("adamw", "muon", "lamb")},
-    "block": {name: [f"model.block={name}"] for name in ("rin", "transformer")},
+    "optimiser": {"adamw": [], "muon": ["optim.name=muon"], "lamb": ["optim.name=lamb"]},
+    "block": {"rin": [], "transformer": ["model.block=transformer"]},
     "token": {
         "1x4x4": [],
         "1x2x2": ["model.token=[1,2,2]"],
@@ -63,16 +67,22 @@ def make_variant(options: argparse.Namespace, overrides: list[str], seed: int) -
     return load_recipe(options.recipe, [*common, *options.set, *overrides])
 
 
-def train_variant(options: argparse.Namespace, name: str, overrides: list[str], seed: int) -> dict:
+def label(overrides: list[str]) -> str:
+    """Name a training by what it changes."""
+    return "_".join(text.replace("=", "-") for text in overrides) or "recipe"
+
+
+def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) -> dict:
     """Train one variant and measure it; return its row."""
+    name = f"{label(overrides)}-{seed}"
     recipe = make_variant(options, overrides, seed)
     if options.minutes is not None:
         # A short run tells the time of a step, and so how many there are time for.
         probe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 30})})
-        seconds = _train(probe, options.out / "probe" / f"{name}-{seed}")["seconds_training"] / 30
+        seconds = _train(probe, options.out / "probe" / name)["seconds_training"] / 30
         steps = max(1, round(60 * options.minutes / seconds))
         recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)
-    folder = options.out / "runs" / f"{options.compare}-{name}-{seed}"
+    folder = options.out / "runs" / name
     summary = _train(recipe, folder)
     model = load_model(str(folder), torch.device("cpu"))
     table = error_table(model, options.out / "data/shapes", videos=options.videos)
@@ -80,10 +90,9 @@ def train_variant(options: argparse.Namespace, name: str, overrides: list[str], 
     pictures = options.out / "pictures"
     pictures.mkdir(exist_ok=True)
     names = [f"seed {k}" for k in range(9)]
-    contact_sheet(list(videos[:9]), names).save(pictures / f"{options.compare}-{name}-{seed}.png")
+    contact_sheet(list(videos[:9]), names).save(pictures / f"{name}.png")
     return {
-        "compare": options.compare,
-        "name": name,
+        "overrides": overrides,
         "seed": seed,
         "steps": summary["steps"],
         "seconds": summary["seconds_training"],
@@ -155,24 +164,22 @@ def measure(options: argparse.Namespace) -> dict:
         run_prep_shapes(options.out / "data", num=options.clips, progress=NoProgress())
     lines = options.out / "rows.jsonl"
     rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    variants = COMPARISONS[options.compare]
     for seed in range(options.seeds):
-        for name, overrides in COMPARISONS[options.compare].items():
-            key = (options.compare, name, seed)
-            if any((row["compare"], row["name"], row["seed"]) == key for row in rows):
+        for name, overrides in variants.items():
+            if any((row["overrides"], row["seed"]) == (overrides, seed) for row in rows):
                 continue
             began = time.perf_counter()
-            rows.append(train_variant(options, name, overrides, seed))
+            rows.append(train_variant(options, overrides, seed))
             with lines.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             if not options.json:
                 print(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
-    of_name = {
-        name: [row for row in rows if (row["compare"], row["name"]) == (options.compare, name)]
-        for name in COMPARISONS[options.compare]
+    result = {
+        name: summarise([row for row in rows if row["overrides"] == overrides][: options.seeds])
+        for name, overrides in variants.items()
     }
-    result = {name: summarise(found) for name, found in of_name.items()}
-    newest = options.out / "runs" / f"{options.compare}-{name}-0"
-    model = load_model(str(newest), torch.device("cpu"))
+    model = load_model(str(options.out / "runs" / "recipe-0"), torch.device("cpu"))
     result["real"] = quality(model, real_videos(options, options.samples))
     return result
 

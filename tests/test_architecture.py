@@ -15,7 +15,7 @@ CODE = sorted([*(ROOT / "hpdm_core").rglob("*.py"), *(ROOT / "hpdm_cli").rglob("
 MAX_FILE, MAX_FUNCTION = 350, 50
 
 # Which part may import which: left may import right and no more. A part may import itself.
-FREE = {"errors", "progress", "device"}
+FREE = {"device", "errors", "locks", "names", "progress"}
 MAY_IMPORT = {
     "cli": {"recipe", "runs"},
     "runs": {"recipe", "build", "data", "training", "inference", "metrics", "reports",
@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "seeds": set(),
     "device": set(),
     "errors": set(),
+    "locks": set(),
+    "names": set(),
     "progress": set(),
 }  # fmt: skip
 # Inside runs/: a room per command, and which other rooms it may enter. A table's trials are

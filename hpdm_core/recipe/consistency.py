@@ -46,10 +46,10 @@ def level_problems(recipe: "Recipe") -> Iterator[str]:
         yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
     if not any(name.startswith("sampling.") for name in wrong):
         yield from _solver_problems(sampling, levels)
-    loads = recipe.model.levels_per_block
-    if loads[-1] != levels:
+    last = (recipe.model.levels_per_block or ("nothing",))[-1]
+    if last != levels:
         yield (
-            f"model.levels_per_block ends with {loads[-1]}, expected {levels}: "
+            f"model.levels_per_block ends with {last}, expected {levels}: "
             "the last block must run on every level"
         )
 

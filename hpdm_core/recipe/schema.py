@@ -5,14 +5,24 @@ Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
+from hpdm_core.names import plain_name
+from hpdm_core.recipe.bounds import size_problems
 from hpdm_core.recipe.consistency import block_problems, level_problems, token_problems
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
+Name = Annotated[str, AfterValidator(plain_name)]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 # A value for every level, or a list of one per level, coarsest first.
@@ -30,7 +40,7 @@ class DataRecipe(Section):
     """Which videos, and how clips are cut from them."""
 
     root: str = Field("./data", description="folder that `hpdm prep` wrote to")
-    name: str = Field(description="data set's name below the root")
+    name: Name = Field(description="data set's name below the root")
     split: str = Field("train", description="which split of the manifest to train on")
     frame_stride: Positive = Field(1, description="take every n-th frame of the source")
     short_clips: Literal["drop", "loop", "hold"] = Field(
@@ -301,7 +311,7 @@ class SamplingRecipe(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field(description="name of the recipe; the default folder below runs/")
+    name: Name = Field(description="name of the recipe; the default folder below runs/")
     description: str = Field("", description="one line on what it is for")
     data: DataRecipe
     pyramid: PyramidRecipe
@@ -313,7 +323,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(level_problems(self)) + list(token_problems(self))
+        problems = [*level_problems(self), *token_problems(self), *size_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self

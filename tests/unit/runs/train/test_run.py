@@ -167,6 +167,14 @@ def test_a_run_is_not_resumed_with_another_recipe(recipe, tmp_path):
         go(changed(recipe, "train", steps=5), tmp_path)
 
 
+def test_the_noise_of_finished_levels_belongs_to_training(recipe, tmp_path):
+    """Training visits it (clean_context), so it cannot change under way; solvers can."""
+    go(recipe, tmp_path)
+    with pytest.raises(RecipeError, match=r"\(diffusion.context_sigma: 0.05 -> 0.1\)"):
+        go(changed(recipe, "diffusion", context_sigma=0.1), tmp_path)
+    assert go(changed(recipe, "sampling", solver=("dpmpp_2m",)), tmp_path)["steps"] == 6
+
+
 def test_what_may_change_on_resuming_exists_in_the_schema(recipe):
     flat = preflight._flat(recipe)
     assert set(flat) >= preflight.RESUMABLE
