@@ -24,7 +24,7 @@ from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.pictures import contact_sheet
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.geometry.tiles import tile_borders
-from hpdm_core.inference.generate import Work, generate
+from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.metrics.quality import Quality, measure_quality
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
@@ -32,7 +32,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import run_train
+from hpdm_core.runs.train.run import run_train
 
 OVERLAP = "fhw"
 # No override is the recipe itself: v-prediction, AdamW, RIN blocks, tokens of 1x4x4 pixels. It is
@@ -118,7 +118,7 @@ def sample(model: LoadedModel, number: int) -> np.ndarray:
             model.settings,
             seeds=seeds,
             condition=Condition(labels=labels),
-            work=Work(
+            work=ExecutionOptions(
                 device=device,
                 tile_batch=64,
                 make_cache=cache_maker("auto", device, free=1 << 33, limit=None),

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.loader import PatchLoader
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
@@ -104,6 +106,43 @@ def build_schedule(recipe: Recipe) -> Callable[[int], float]:
         warmup_steps=optim.warmup_steps,
         schedule=optim.schedule,
         final_share=optim.final_lr_fraction,
+    )
+
+
+def build_loader(
+    recipe: Recipe,
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> PatchLoader:
+    """Open the loader of one process's share of each batch.
+
+    Args:
+        recipe: what clips and patches are like.
+        dataset: where they come from.
+        batch_size: videos per step over all processes.
+        workers: decoding processes.
+        rank, world_size: which share of each batch.
+    """
+    data = recipe.data
+    return PatchLoader(
+        dataset,
+        pyramid=recipe.pyramid.build(),
+        batch_size=batch_size,
+        seed=recipe.train.seed,
+        split=data.split,
+        frame_stride=data.frame_stride,
+        short_clips=data.short_clips,
+        flip=data.flip,
+        image_fraction=data.image_fraction,
+        conditioning=recipe.model.conditioning,
+        workers=workers,
+        memory_cache_bytes=int(data.memory_cache_gb * 1e9),
+        rank=rank,
+        world_size=world_size,
     )
 
 

@@ -47,7 +47,7 @@ _LASTING = (http.client.InvalidURL, http.client.UnknownProtocol, ValueError)
 
 
 def download(remote: Remote, target: Path, progress: Progress, *, pause: float = 1.0) -> Path:
-    """Fetch a file to `target`; what an earlier attempt left is gone on with.
+    """Fetch a file to `target`; what an earlier attempt left is resumed.
 
     Args:
         pause: seconds before the second attempt, doubled before each further one.
@@ -87,7 +87,7 @@ def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: floa
             if failures >= ATTEMPTS:
                 raise DataError(
                     f"downloading {remote.url} failed {failures} times in a row: {error}",
-                    remedy="run the same command again to go on, or fetch the file yourself and "
+                    remedy="run the same command again to resume, or fetch the file yourself and "
                     "name it with --source",
                 ) from error
             progress.say(f"{error}; trying again from byte {_size(part)}")

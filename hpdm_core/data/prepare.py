@@ -1,6 +1,6 @@
 """The common part of every `hpdm prep`: decode in parallel, journal, manifest, table of findings.
 
-Each finished video is written to a journal at once, so that an interrupted run goes on where it
+Each finished video is written to a journal at once, so that an interrupted run resumes where it
 stopped; the manifest appears only at the end, whole. Prepared again, unchanged files are skipped.
 """
 

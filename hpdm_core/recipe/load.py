@@ -27,8 +27,8 @@ from hpdm_core.recipe.yaml_tree import (
 )
 
 _OWN = ("name", "description")
-# Files beside the recipes that are tables of the paper (hpdm_core.reports).
-_TABLE = re.compile(r"(table|fig)\d+")
+# The folder beside the recipes with the tables of the paper (hpdm_core.reports).
+_TABLES = "tables"
 # Mistakes that are worth a user's time at once.
 _MOST_PROBLEMS = 30
 _OVERRIDE = re.compile(r"^(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)=(?P<value>.*)$", re.DOTALL)
@@ -75,7 +75,9 @@ def recipe_from_yaml(text: str, source: str) -> Recipe:
 def find_recipe(ref: str | Path) -> Path:
     """Return the file that a path or a shipped recipe's bare name stands for."""
     path = Path(ref)
-    if _TABLE.fullmatch(path.stem) and path.stem in {file.stem for file in shipped_tables()}:
+    tables = {file.stem: file for file in shipped_tables()}
+    # A recipe of one's own may have a table's name.
+    if path.stem in tables and (not os.path.isfile(path) or path.resolve() == tables[path.stem]):
         raise RecipeError(
             f"{ref} is a table of the paper, not a recipe", remedy=f"run `hpdm ablate {path.stem}`"
         )
@@ -100,19 +102,18 @@ def find_recipe(ref: str | Path) -> Path:
 
 def shipped_recipes() -> list[Path]:
     """Return the recipes that come with the package, sorted by name."""
-    return [file for file in _shipped_files() if not _TABLE.fullmatch(file.stem)]
+    return sorted(_shipped_folder().glob("*.yaml"))
 
 
 def shipped_tables() -> list[Path]:
     """Return the paper's tables that come with the package, sorted by name."""
-    return [file for file in _shipped_files() if _TABLE.fullmatch(file.stem)]
+    return sorted((_shipped_folder() / _TABLES).glob("*.yaml"))
 
 
-def _shipped_files() -> list[Path]:
+def _shipped_folder() -> Path:
     # Beside hpdm_core: `hpdm_recipes` where it is installed, `recipes` in a checkout.
     root = Path(__file__).resolve().parents[2]
-    folder = next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)
-    return sorted(folder.glob("*.yaml"))
+    return next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)
 
 
 def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:

@@ -1,0 +1,231 @@
+"""What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from hpdm_core.build import blocks_per_level, build_network, tile_bytes
+from hpdm_core.errors import HpdmError, RecipeError
+from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
+from hpdm_core.inference.generate import (
+    TOKENS_PER_CALL,
+    SamplingSettings,
+    evaluations,
+    solver_calls,
+)
+from hpdm_core.recipe.schema import Recipe
+
+FLOAT_BYTES = 4
+DEFAULT_FREE = 16 << 30
+MOST_VIDEOS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSizes:
+    """How many videos and tiles are computed at a time.
+
+    Args:
+        videos: videos at a time.
+        tiles: tiles in one pass of the network, over all these videos.
+        cache_bytes: what does not change over the steps of the largest level of these videos.
+    """
+
+    videos: int
+    tiles: int
+    cache_bytes: int
+
+
+def with_options(
+    settings: SamplingSettings,
+    *,
+    overlap: str | None,
+    steps: tuple[int, ...] | None,
+    guidance: float | None,
+    text: bool,
+) -> SamplingSettings:
+    """Apply the command line's options to a recipe's settings.
+
+    Args:
+        text: whether the model draws texts: then nothing is stochastic (appendix A).
+
+    Raises:
+        HpdmError: an option is out of range.
+    """
+    if steps is not None:
+        if len(steps) != len(settings.solvers):
+            raise HpdmError(
+                "--steps gives solver steps per level",
+                got=f"{len(steps)} of them",
+                expected=f"{len(settings.solvers)}, coarsest first",
+            )
+        if min(steps) < 1:
+            raise HpdmError("--steps counts solver steps", got=list(steps), expected="at least 1")
+    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
+        raise HpdmError("--guidance is out of range", got=guidance, expected="0 or more")
+    solvers = settings.solvers
+    if steps is not None:
+        solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
+    if text:
+        solvers = tuple(replace(solver, churn=0.0) for solver in solvers)
+    scale = settings.guidance.scale if guidance is None else guidance
+    return replace(
+        settings,
+        solvers=solvers,
+        overlap=settings.overlap if overlap is None else parse_overlap(overlap),
+        guidance=replace(settings.guidance, scale=scale),
+    )
+
+
+def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
+    """Count what one video takes, level by level.
+
+    A block pass is one block on one tile. `block_passes_uncached` is what running every tile's
+    ancestors again in each evaluation takes; `block_passes_cached` is the tiles alone, and
+    `block_passes_context` what the ancestors cost once.
+    """
+    pyramid, blocks = recipe.pyramid.build(), blocks_per_level(recipe)
+    rows = []
+    for level in range(pyramid.num_levels):
+        ancestry = make_ancestry(pyramid, level, settings.overlap)
+        tiles, calls = len(ancestry.offsets[level]), evaluations(settings, level)
+        branches = 1 if calls == solver_calls(settings, level) else 2
+        own, below = calls * tiles * blocks[level], calls * tiles * sum(blocks[:level])
+        once = sum(len(ancestry.offsets[k]) * blocks[k] for k in range(level))
+        rows.append(
+            {
+                "resolution": list(pyramid.levels[level]),
+                "tiles": tiles,
+                "solver": settings.solvers[level].name,
+                "steps": settings.solvers[level].steps,
+                "evaluations": calls,
+                "block_passes_cached": own,
+                "block_passes_uncached": own + below,
+                # With latent self-conditioning an ancestor runs twice, as in training.
+                "block_passes_context": once * branches * (1 + settings.self_conditioning),
+                "cache_bytes": branches * tiles * _context_bytes(recipe, level),
+            }
+        )
+    return rows
+
+
+def choose_batch_sizes(
+    recipe: Recipe,
+    rows: list[dict],
+    *,
+    free: int | None,
+    count: int,
+    most_tokens: int,
+    cached: bool,
+    videos: int | None,
+    tiles: int | None,
+) -> BatchSizes:
+    """Choose batch sizes that fit into free memory.
+
+    Args:
+        rows: what `describe_sampling` returned.
+        free: bytes that are free on the device; None where it cannot be told.
+        count: videos to be made.
+        most_tokens: tokens of one pass that keep the device busy; more gain nothing.
+        cached: whether what does not change over the steps is kept.
+        videos: in place of the choice.
+        tiles: in place of the choice.
+    """
+    room = (DEFAULT_FREE if free is None else free) // 4
+    kept = max(row["cache_bytes"] for row in rows) if cached else 0
+    if videos is None:
+        videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
+    if tiles is None:
+        tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
+    return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+
+
+def plan_sampling(
+    recipe: Recipe,
+    settings: SamplingSettings,
+    *,
+    where: str,
+    cached: bool,
+    videos: int | None,
+    tiles: int | None,
+) -> dict:
+    """Return the figures of a dry run: what one video takes on a GPU.
+
+    Args:
+        recipe: of the model.
+        settings: solver and tiles.
+        where: the model's name in the figures.
+        cached: whether what does not change over the steps is kept.
+        videos: videos at a time; None chooses.
+        tiles: tiles in one pass; None chooses.
+    """
+    rows = describe_sampling(recipe, settings)
+    sizes = choose_batch_sizes(
+        recipe,
+        rows,
+        free=None,
+        count=1,
+        most_tokens=TOKENS_PER_CALL["cuda"],
+        cached=cached,
+        videos=videos,
+        tiles=tiles,
+    )
+    return {
+        "model": where,
+        "overlap": settings.overlap or "none",
+        "guidance": settings.guidance.scale,
+        "levels": rows,
+        "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
+        "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
+        "memory_bytes": memory_estimate(recipe, sizes),
+        "videos_at_a_time": sizes.videos,
+        "tiles_at_a_time": sizes.tiles,
+    }
+
+
+def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
+    """Estimate the bytes of sampling: weights, what is kept, videos, and tiles in flight."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(recipe).parameters())
+    parts = {
+        "weights": parameters * FLOAT_BYTES,
+        "cache": sizes.cache_bytes,
+        "videos": sizes.videos * _video_bytes(recipe),
+        "tiles": sizes.tiles * tile_bytes(recipe),
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def _video_bytes(recipe: Recipe) -> int:
+    """Return the bytes of a video while its last level is solved: float64 state, sums, results."""
+    return 8 * FLOAT_BYTES * 3 * math.prod(recipe.pyramid.levels[-1])
+
+
+def _tokens(recipe: Recipe) -> int:
+    sizes = zip(recipe.pyramid.patch, recipe.model.token, strict=True)
+    return math.prod(patch // token for patch, token in sizes)
+
+
+def _context_bytes(recipe: Recipe, level: int) -> int:
+    """Return the bytes of one tile's context: a term before each block that its level enters."""
+    if level == 0:
+        return 0
+    model = recipe.model
+    terms = blocks_per_level(recipe)[level] if model.context == "deep" else 1
+    return FLOAT_BYTES * terms * _tokens(recipe) * model.data_width
+
+
+def check_overlaps(overlaps: list[str]) -> list[str]:
+    """Return the overlaps to compare, parsed.
+
+    Raises:
+        RecipeError: one is unknown, or there is only one.
+    """
+    parsed = [parse_overlap(overlap) for overlap in overlaps]
+    if len(set(parsed)) != len(parsed) or len(parsed) == 1:
+        raise RecipeError(
+            "--compare-overlaps puts overlaps side by side",
+            got=", ".join(overlaps),
+            expected="two or more different ones",
+        )
+    return parsed

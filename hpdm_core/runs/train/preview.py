@@ -1,0 +1,109 @@
+"""Preview videos during training, from the averaged weights, at the same seeds each time.
+
+Axis legend: `b` videos, `c` channels, `t h w` video, `rows columns` places in the grid.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpdm_core.build import build_denoiser, build_sampling
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.pictures import contact_sheet, video_grid
+from hpdm_core.data.text_store import TextStore
+from hpdm_core.data.video_io import write_mp4
+from hpdm_core.device import available_memory
+from hpdm_core.inference.generate import ExecutionOptions, generate
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition
+from hpdm_core.runs.models import cache_maker, to_uint8
+from hpdm_core.training.parallel import Parallel
+
+
+def make_preview(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    dataset: VideoDataset,
+    folder: Path,
+    parallel: Parallel,
+    show: Callable[[int, np.ndarray], None],
+    say: Callable[[str], None],
+) -> Callable[[int], None]:
+    """Return the function that draws the previews of a step.
+
+    All processes draw the same videos (under FSDP2 each needs the others' weights); the main one
+    writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their frames.
+
+    Args:
+        recipe: solver, number of videos, conditioning.
+        network: holds the averaged weights whenever the function is called.
+        dataset: where classes and texts come from.
+        folder: where files go.
+        parallel: this process's place.
+        show: given the step and the same picture, (h, w, 3) uint8.
+        say: told where the previews are, or why they could not be written.
+    """
+
+    def preview(step: int) -> None:
+        condition, captions = preview_conditions(recipe, dataset)
+        videos = _draw(recipe, network, condition, parallel.device)
+        if not parallel.is_main:
+            return
+        path = folder / f"step-{step:08d}.mp4"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_mp4(path, video_grid(videos), recipe.sampling.fps)
+            sheet = contact_sheet(list(videos), captions)
+            sheet.save(path.with_suffix(".png"))
+        except OSError as error:
+            say(f"step {step}: previews could not be written: {error}")
+        else:
+            say(f"step {step}: previews in {path}")
+            show(step, np.asarray(sheet))
+
+    return preview
+
+
+def _draw(
+    recipe: Recipe, network: nn.Module, condition: Condition, device: torch.device
+) -> np.ndarray:
+    """Return (b, t, h, w, c) uint8 at the finest level."""
+    free = available_memory(torch.device("cpu"))
+    levels = generate(
+        build_denoiser(recipe, network),
+        recipe.pyramid.build(),
+        build_sampling(recipe),
+        seeds=tuple(range(recipe.train.preview_videos)),
+        condition=condition.to(device),
+        work=ExecutionOptions(
+            device=device,
+            tile_batch=recipe.train.micro_batch or recipe.train.batch_size,
+            make_cache=cache_maker("auto", device, free=free, limit=None),
+        ),
+    )
+    return to_uint8(levels[-1]).numpy()
+
+
+def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
+    """Return what the previews show and a line of text for each.
+
+    Classes by turns, captions from all over the training split, or nothing, by what the model is
+    conditioned on.
+    """
+    number, kind = recipe.train.preview_videos, recipe.model.conditioning
+    seeds = [f"seed {seed}" for seed in range(number)]
+    if kind == "text":
+        known = list(dict.fromkeys(dataset.captions(recipe.data.split)))
+        texts = [known[seed * len(known) // number] for seed in range(number)]
+        tokens, mask = TextStore(dataset.folder).batch(texts)
+        condition = Condition(text=tokens, text_mask=mask)
+        return condition, [f"{seed}: {text}" for seed, text in zip(seeds, texts, strict=True)]
+    if kind == "none":
+        return Condition(labels=None), seeds
+    labels = [seed % len(dataset.classes) for seed in range(number)]
+    named = [f"{seed}: {dataset.classes[c]}" for seed, c in zip(seeds, labels, strict=True)]
+    return Condition(labels=torch.tensor(labels)), named
