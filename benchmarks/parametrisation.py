@@ -50,6 +50,17 @@ COMPARISONS = {
         "1x2x2": ["model.token=[1,2,2]"],
         "1x1x1": ["model.token=[1,1,1]", "model.data_width=32"],
     },
+    # The median of sigma halved, and doubled, on every level.
+    "noise": {
+        "recipe": [],
+        "smaller": ["diffusion.noise_mean=[-0.4,-1.7,-2.3]"],
+        "larger": ["diffusion.noise_mean=[1.0,-0.3,-0.9]"],
+    },
+    "context": {
+        "clean 0.3": [],
+        "clean 0": ["diffusion.clean_context=0"],
+        "average": ["pyramid.temporal_downsampling=average"],
+    },
 }
 QUALITY = ("flicker", "hh", "seams", "high_frequency")
 
