@@ -1,6 +1,8 @@
 """From a recipe to objects: the only module that knows both."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,6 +23,7 @@ from hpdm_core.model.cost import kept_numbers, level_flops, tile_numbers
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.training.lamb import Lamb, parameter_groups
+from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.muon import Muon, muon_groups
 
 # Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
@@ -127,6 +130,19 @@ def build_loader(
         memory_cache_bytes=int(data.memory_cache_gb * 1e9),
         rank=rank,
         world_size=world_size,
+    )
+
+
+def build_schedule(recipe: Recipe) -> Callable[[int], float]:
+    """Build the learning rate of a recipe as a function of the updates done so far, from 0."""
+    optim = recipe.optim
+    return partial(
+        learning_rate,
+        peak=optim.lr,
+        steps=recipe.train.steps,
+        warmup_steps=optim.warmup_steps,
+        schedule=optim.schedule,
+        final_share=optim.final_lr_fraction,
     )
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from hpdm_core.build import (
     build_loader,
     build_network,
     build_optimizer,
+    build_schedule,
     describe,
 )
 from hpdm_core.data.dataset import VideoDataset, open_dataset
@@ -39,7 +39,6 @@ from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.loop import Plan, train
-from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
@@ -288,19 +287,12 @@ class Run:
 
 def plan_from(recipe: Recipe) -> Plan:
     """Turn a recipe into the loop's plan."""
-    settings, optim = recipe.train, recipe.optim
+    settings = recipe.train
     return Plan(
         steps=settings.steps,
         seed=settings.seed,
-        lr=partial(
-            learning_rate,
-            peak=optim.lr,
-            steps=settings.steps,
-            warmup_steps=optim.warmup_steps,
-            schedule=optim.schedule,
-            final_share=optim.final_lr_fraction,
-        ),
-        grad_clip=optim.grad_clip,
+        lr=build_schedule(recipe),
+        grad_clip=recipe.optim.grad_clip,
         micro_batch=settings.micro_batch,
         precision=settings.precision,
         level_drop_prob=settings.level_drop_prob,
