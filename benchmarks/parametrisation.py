@@ -17,30 +17,31 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from noise_by_level import error_table
 
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.pictures import contact_sheet
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.geometry.tiles import tile_borders
-from hpdm_core.inference.generate import Work, generate
 from hpdm_core.metrics.quality import Quality, measure_quality
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.records import Condition
-from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import run_train
 
 OVERLAP = "fhw"
+# No override is the recipe itself: v-prediction, AdamW, RIN blocks, tokens of 1x4x4 pixels. It is
+# trained once for all comparisons.
 COMPARISONS = {
     "parametrisation": {
-        name: [f"diffusion.parametrisation={name}"] for name in ("v", "x", "snapvideo")
+        "v": [],
+        "x": ["diffusion.parametrisation=x"],
+        "snapvideo": ["diffusion.parametrisation=snapvideo"],
     },
-    "optimiser": {name: [f"optim.name={name}"] for name in ("adamw", "muon", "lamb")},
-    "block": {name: [f"model.block={name}"] for name in ("rin", "transformer")},
+    "optimiser": {"adamw": [], "muon": ["optim.name=muon"], "lamb": ["optim.name=lamb"]},
+    "block": {"rin": [], "transformer": ["model.block=transformer"]},
     "token": {
         "1x4x4": [],
         "1x2x2": ["model.token=[1,2,2]"],
@@ -63,27 +64,32 @@ def make_variant(options: argparse.Namespace, overrides: list[str], seed: int) -
     return load_recipe(options.recipe, [*common, *options.set, *overrides])
 
 
-def train_variant(options: argparse.Namespace, name: str, overrides: list[str], seed: int) -> dict:
+def label(overrides: list[str]) -> str:
+    """Name a training by what it changes."""
+    return "_".join(text.replace("=", "-") for text in overrides) or "recipe"
+
+
+def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) -> dict:
     """Train one variant and measure it; return its row."""
+    name = f"{label(overrides)}-{seed}"
     recipe = make_variant(options, overrides, seed)
     if options.minutes is not None:
         # A short run tells the time of a step, and so how many there are time for.
         probe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 30})})
-        seconds = _train(probe, options.out / "probe" / f"{name}-{seed}")["seconds_training"] / 30
+        seconds = _train(probe, options.out / "probe" / name)["seconds_training"] / 30
         steps = max(1, round(60 * options.minutes / seconds))
         recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)
-    folder = options.out / "runs" / f"{options.compare}-{name}-{seed}"
+    folder = options.out / "runs" / name
     summary = _train(recipe, folder)
-    model = load_model(str(folder), torch.device("cpu"))
+    model = Pipeline.from_pretrained(folder, device="cpu")
     table = error_table(model, options.out / "data/shapes", videos=options.videos)
     videos = sample(model, options.samples)
     pictures = options.out / "pictures"
     pictures.mkdir(exist_ok=True)
     names = [f"seed {k}" for k in range(9)]
-    contact_sheet(list(videos[:9]), names).save(pictures / f"{options.compare}-{name}-{seed}.png")
+    contact_sheet(list(videos[:9]), names).save(pictures / f"{name}.png")
     return {
-        "compare": options.compare,
-        "name": name,
+        "overrides": overrides,
         "seed": seed,
         "steps": summary["steps"],
         "seconds": summary["seconds_training"],
@@ -97,29 +103,12 @@ def _train(recipe: Recipe, folder: Path) -> dict:
     return run_train(recipe, out=folder, device="cpu", dry_run=False, progress=NoProgress())
 
 
-def sample(model: LoadedModel, number: int) -> np.ndarray:
+def sample(model: Pipeline, number: int) -> np.ndarray:
     """Draw videos of all classes by turns: (b, t, h, w, 3) uint8."""
-    device, made = torch.device("cpu"), []
-    for start in range(0, number, 9):
-        seeds = tuple(range(start, min(start + 9, number)))
-        labels = torch.tensor([seed % len(model.classes) for seed in seeds])
-        levels = generate(
-            model.denoiser,
-            model.pyramid,
-            model.settings,
-            seeds=seeds,
-            condition=Condition(labels=labels),
-            work=Work(
-                device=device,
-                tile_batch=64,
-                make_cache=cache_maker("auto", device, free=1 << 33, limit=None),
-            ),
-        )
-        made.append(to_uint8(levels[-1]).numpy())
-    return np.concatenate(made)
+    return model(seeds=range(number), progress=NoProgress()).frames
 
 
-def quality(model: LoadedModel, videos: np.ndarray) -> dict[str, float]:
+def quality(model: Pipeline, videos: np.ndarray) -> dict[str, float]:
     """Return the measures of videos at the model's tile borders."""
     borders = tile_borders(model.pyramid, model.pyramid.num_levels - 1, model.settings.overlap)
     found: Quality = measure_quality(videos, borders)
@@ -155,24 +144,22 @@ def measure(options: argparse.Namespace) -> dict:
         run_prep_shapes(options.out / "data", num=options.clips, progress=NoProgress())
     lines = options.out / "rows.jsonl"
     rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    variants = COMPARISONS[options.compare]
     for seed in range(options.seeds):
-        for name, overrides in COMPARISONS[options.compare].items():
-            key = (options.compare, name, seed)
-            if any((row["compare"], row["name"], row["seed"]) == key for row in rows):
+        for name, overrides in variants.items():
+            if any((row["overrides"], row["seed"]) == (overrides, seed) for row in rows):
                 continue
             began = time.perf_counter()
-            rows.append(train_variant(options, name, overrides, seed))
+            rows.append(train_variant(options, overrides, seed))
             with lines.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             if not options.json:
                 print(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
-    of_name = {
-        name: [row for row in rows if (row["compare"], row["name"]) == (options.compare, name)]
-        for name in COMPARISONS[options.compare]
+    result = {
+        name: summarise([row for row in rows if row["overrides"] == overrides][: options.seeds])
+        for name, overrides in variants.items()
     }
-    result = {name: summarise(found) for name, found in of_name.items()}
-    newest = options.out / "runs" / f"{options.compare}-{name}-0"
-    model = load_model(str(newest), torch.device("cpu"))
+    model = Pipeline.from_pretrained(options.out / "runs" / "recipe-0", device="cpu")
     result["real"] = quality(model, real_videos(options, options.samples))
     return result
 

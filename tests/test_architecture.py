@@ -18,8 +18,9 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 FREE = {"errors", "progress", "device"}
 MAY_IMPORT = {
     "cli": {"recipe", "runs"},
-    "runs": {"recipe", "build", "data", "training", "inference", "metrics", "reports",
+    "runs": {"pipeline", "recipe", "build", "data", "training", "inference", "metrics", "reports",
              "diffusion", "geometry", "records", "seeds"},
+    "pipeline": {"recipe", "build", "data", "training", "inference", "geometry", "records"},
     "build": {"recipe", "model", "diffusion", "data", "training", "inference", "metrics",
               "geometry", "records", "seeds"},
     "training": {"diffusion", "records", "seeds"},

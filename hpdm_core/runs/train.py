@@ -24,7 +24,7 @@ from hpdm_core.build import (
 )
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
-from hpdm_core.device import resolve_device, set_precision
+from hpdm_core.device import device_name, resolve_device, set_precision
 from hpdm_core.errors import DataError, DeviceError, HpdmError
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
@@ -44,6 +44,8 @@ from hpdm_core.training.parallel import Parallel, free_memory, num_processes, st
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
+INITIALISED = "initialised.json"  # what became of a base model's weights
+
 
 def run_train(
     recipe: Recipe,
@@ -52,7 +54,7 @@ def run_train(
     device: str,
     dry_run: bool,
     progress: Progress,
-    init_from: Path | None = None,
+    init_from: str | Path | None = None,
 ) -> dict:
     """Train a recipe into the folder `out`, or say what that would take.
 
@@ -62,7 +64,8 @@ def run_train(
         device: "auto", "cpu" or "cuda".
         dry_run: count and estimate only.
         progress: shown to the user by the main process.
-        init_from: run, checkpoint or weights file whose weights a new run starts from.
+        init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
+            'shipped' or hf://owner/name.
 
     Returns:
         A summary of the run, or with `dry_run` the figures that matter.
@@ -106,7 +109,9 @@ def run_train(
         parallel.close()
 
 
-def plan_of_run(recipe: Recipe, out: Path, *, device: str, init_from: Path | None = None) -> dict:
+def plan_of_run(
+    recipe: Recipe, out: Path, *, device: str, init_from: str | Path | None = None
+) -> dict:
     """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
     notes, classes = [], None
     try:
@@ -170,7 +175,7 @@ class Run:
         set_precision(self.recipe.train.precision, device=self.parallel.device)
         micro_batch = self._check_room()
         state = self._state()
-        store = self._store()
+        store = self._store(start_from)
         resumed = store.resume(state)
         if resumed is not None:
             self.progress.say(f"going on from {resumed}")
@@ -218,7 +223,7 @@ class Run:
             self.progress.say(line)
         summary = start_from.summary()
         if self.parallel.is_main:
-            _write_text(self.out / "initialised.json", json.dumps(summary, indent=1))
+            _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
         return summary
 
     def _loop(
@@ -283,8 +288,9 @@ class Run:
             self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
         return fit.micro_batch
 
-    def _store(self) -> CheckpointStore:
+    def _store(self, start_from: Start | None) -> CheckpointStore:
         text = recipe_to_yaml(self.recipe)
+        devices = f"{self.parallel.world_size} x " if self.parallel.world_size > 1 else ""
         return CheckpointStore(
             folder=self.out / "checkpoints",
             keep=self.recipe.train.keep_checkpoints,
@@ -294,10 +300,19 @@ class Run:
                 "recipe": text,
                 "classes": json.dumps(self.dataset.classes),
                 "hpdm_version": __version__,
+                "machine": devices + device_name(self.parallel.device),
+                **self._base(start_from),
             },
             parallel=self.parallel,
             say=self.progress.say,
         )
+
+    def _base(self, start_from: Start | None) -> dict[str, str]:
+        """Return the base model's name for weights' headers, also after an interruption."""
+        summary = self.out / INITIALISED
+        if start_from is not None:
+            return {"base": start_from.base.recipe.name}
+        return {"base": json.loads(summary.read_text())["base_recipe"]} if summary.is_file() else {}
 
     def _check_recipe(self) -> None:
         """Refuse to go on with a run that was started with another recipe."""

@@ -12,11 +12,11 @@ from hpdm_core.build import build_network
 from hpdm_core.errors import CheckpointError
 from hpdm_core.geometry.boxes import pyramid_boxes
 from hpdm_core.geometry.pyramid import sample_offsets
+from hpdm_core.pipeline import pretrained
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe, recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
-from hpdm_core.runs import train_init
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import run_train
 from hpdm_core.runs.train_init import plan_start, resized_positions, token_grid
@@ -237,7 +237,7 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
 
 def test_the_shipped_model_can_be_a_base(make_weights, monkeypatch):
     path = make_weights()
-    monkeypatch.setattr(train_init, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
     start = plan_start(Path("shipped"), recipe_with(), classes=CLASSES)
     assert start.base.path == path
     assert start.level_0_as_base

@@ -1,6 +1,7 @@
 """What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +15,13 @@ from hpdm_core.recipe.schema import Recipe
 FLOAT_BYTES = 4
 DEFAULT_FREE = 16 << 30
 MOST_VIDEOS = 16
+# Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
+TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How sampling is cut.
+class BatchSizes:
+    """How many videos and tiles are computed at a time.
 
     Args:
         videos: videos at a time.
@@ -35,14 +38,17 @@ def with_options(
     settings: SamplingSettings,
     *,
     overlap: str | None,
-    steps: tuple[int, ...] | None,
+    steps: Sequence[int] | None,
     guidance: float | None,
     text: bool,
 ) -> SamplingSettings:
-    """Apply the command line's options to a recipe's settings.
+    """Apply what a caller asks for to a recipe's settings.
 
     Args:
-        text: whether the model draws texts: then nothing is stochastic (appendix A).
+        overlap: axes on which tiles overlap; None keeps the recipe's, as for all below.
+        steps: solver steps of each level, coarsest first.
+        guidance: classifier-free guidance scale, 1 is off.
+        text: whether the model is conditioned on text: then nothing is stochastic (appendix A).
 
     Raises:
         HpdmError: an option is out of range.
@@ -50,14 +56,14 @@ def with_options(
     if steps is not None:
         if len(steps) != len(settings.solvers):
             raise HpdmError(
-                "--steps gives solver steps per level",
+                "steps gives solver steps per level",
                 got=f"{len(steps)} of them",
                 expected=f"{len(settings.solvers)}, coarsest first",
             )
         if min(steps) < 1:
-            raise HpdmError("--steps counts solver steps", got=list(steps), expected="at least 1")
+            raise HpdmError("steps counts solver steps", got=list(steps), expected="at least 1")
     if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
-        raise HpdmError("--guidance is out of range", got=guidance, expected="0 or more")
+        raise HpdmError("guidance is out of range", got=guidance, expected="0 or more")
     solvers = settings.solvers
     if steps is not None:
         solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
@@ -104,7 +110,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     return rows
 
 
-def choose_cut(
+def choose_batch_sizes(
     recipe: Recipe,
     rows: list[dict],
     *,
@@ -114,8 +120,8 @@ def choose_cut(
     cached: bool,
     videos: int | None,
     tiles: int | None,
-) -> Cut:
-    """Cut the work so that it fits into free memory.
+) -> BatchSizes:
+    """Choose batch sizes that fit into free memory.
 
     Args:
         rows: what `describe_sampling` returned.
@@ -132,18 +138,18 @@ def choose_cut(
         videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
     if tiles is None:
         tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
-    return Cut(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+    return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
 
 
-def memory_estimate(recipe: Recipe, cut: Cut) -> dict[str, int]:
+def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
     """Estimate the bytes of sampling: weights, what is kept, videos, and tiles in flight."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     parts = {
         "weights": parameters * FLOAT_BYTES,
-        "cache": cut.cache_bytes,
-        "videos": cut.videos * _video_bytes(recipe),
-        "tiles": cut.tiles * tile_bytes(recipe),
+        "cache": sizes.cache_bytes,
+        "videos": sizes.videos * _video_bytes(recipe),
+        "tiles": sizes.tiles * tile_bytes(recipe),
     }
     return parts | {"total": sum(parts.values())}
 
@@ -167,7 +173,7 @@ def _context_bytes(recipe: Recipe, level: int) -> int:
     return FLOAT_BYTES * terms * _tokens(recipe) * model.data_width
 
 
-def check_overlaps(overlaps: list[str]) -> list[str]:
+def check_overlaps(overlaps: Sequence[str]) -> list[str]:
     """Return the overlaps to compare, parsed.
 
     Raises:
