@@ -34,11 +34,9 @@ def download_weights(ref: str) -> Path:
     repo, revision = _parse(ref)
     api = _api()
     try:
-        try:
-            file = api.hf_hub_download(repo, EMA, revision=revision)
-        except errors.RemoteEntryNotFoundError:
-            other = _only_safetensors(ref, api.list_repo_files(repo, revision=revision))
-            file = api.hf_hub_download(repo, other, revision=revision)
+        return Path(_download(api, ref, repo, revision))
+    except CheckpointError:
+        raise
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise CheckpointError(
             f"no model {ref}",
@@ -46,14 +44,12 @@ def download_weights(ref: str) -> Path:
             expected="hf://owner/name or hf://owner/name@revision",
             remedy="check the spelling; for a private or gated model log in with `hf auth login`",
         ) from error
-    # Offline, broken connections and servers' errors; LocalEntryNotFoundError is an OSError too.
-    except (errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # what transports raise differs between versions of the client
         raise CheckpointError(
             f"cannot download {ref}",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=_first_line(error),
             remedy=f"check the connection to {api.endpoint}, or give a local file",
         ) from error
-    return Path(file)
 
 
 def upload_folder(folder: Path, repo: str, *, private: bool) -> str:
@@ -70,8 +66,6 @@ def upload_folder(folder: Path, repo: str, *, private: bool) -> str:
     Raises:
         HpdmError: the name is wrong, or the Hub refuses.
     """
-    from huggingface_hub import errors
-
     name, revision = _parse(HUB + repo.removeprefix(HUB))
     api = _api()
     try:
@@ -79,13 +73,29 @@ def upload_folder(folder: Path, repo: str, *, private: bool) -> str:
         api.upload_folder(
             repo_id=name, folder_path=folder, revision=revision, commit_message="Upload hpdm model"
         )
-    except (errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # as above
         raise HpdmError(
             f"cannot upload to {name}",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=_first_line(error),
             remedy=f"log in with `hf auth login`, and check the connection to {api.endpoint}",
         ) from error
     return f"{api.endpoint}/{name}"
+
+
+def _download(api: "HfApi", ref: str, repo: str, revision: str | None) -> str:
+    from huggingface_hub import errors
+
+    try:
+        return api.hf_hub_download(repo, EMA, revision=revision)
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):  # offline, and not in the cache
+            raise
+    other = _only_safetensors(ref, api.list_repo_files(repo, revision=revision))
+    return api.hf_hub_download(repo, other, revision=revision)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _api() -> "HfApi":

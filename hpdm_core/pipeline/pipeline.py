@@ -3,7 +3,7 @@
 Axis legend: `b` videos, `c` channels, `t h w` frames, rows, columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,7 @@ from hpdm_core.pipeline.card import Score
 from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
 from hpdm_core.pipeline.export import save_model
 from hpdm_core.pipeline.hub import upload_folder
-from hpdm_core.pipeline.plan import (
-    TOKENS_PER_CALL,
-    BatchSizes,
-    choose_batch_sizes,
-    describe_sampling,
-    with_options,
-)
+from hpdm_core.pipeline.plan import BatchSizes, choose_batch_sizes, describe_sampling, with_options
 from hpdm_core.pipeline.pretrained import Say, find_model, logger, read_header, read_network
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import Videos, to_uint8
@@ -36,7 +30,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Pipeline:
     """A trained model; `from_pretrained` reads one, a call generates videos.
 
@@ -103,6 +97,11 @@ class Pipeline:
             metadata=header.metadata,
         )
 
+    def __repr__(self) -> str:
+        size = "x".join(str(side) for side in self.pyramid.resolution)
+        kind = f"{len(self.classes)} classes" if self.classes else self.recipe.model.conditioning
+        return f"Pipeline({self.recipe.name}: {size}, {kind}, step {self.step}, on {self.device})"
+
     @property
     def pyramid(self) -> Pyramid:
         """The levels that are generated."""
@@ -150,8 +149,8 @@ class Pipeline:
             classes: names or indices, one for all videos or one for each; none takes all by turns.
             prompts: texts, one for all videos or one for each.
             seeds: one per video; None counts from 0, one for each class or prompt asked for.
-            overlap: axes on which tiles overlap by half: 'none', or some of 'fhw'; None takes the
-                recipe's, as for all below.
+            overlap: axes on which tiles overlap by half, 'none' or some of 'fhw'; None takes the
+                recipe's, as do steps and guidance.
             steps: solver steps of each level, coarsest first.
             guidance: classifier-free guidance scale, 1 is off.
             text_encoder: for prompts; None takes that of the training data.
@@ -215,7 +214,8 @@ class Pipeline:
         level = self.pyramid.num_levels - 1 if level is None else level
         settings = replace(settings, solvers=settings.solvers[: level + 1])
         calls = sum(solver_calls(settings, k) for k in range(level + 1))
-        chunks = list(_chunks(len(seeds), sizes.videos))
+        starts = range(0, len(seeds), sizes.videos)
+        chunks = [slice(start, start + sizes.videos) for start in starts]
         progress.start("generating videos", len(chunks) * calls)
         try:
             videos = [
@@ -281,7 +281,7 @@ class Pipeline:
             describe_sampling(self.recipe, settings),
             free=available_memory(self.device) if free is None else free,
             count=count,
-            most_tokens=TOKENS_PER_CALL[self.device.type],
+            device_type=self.device.type,
             cached=resources.cache != "off",
             videos=resources.batch,
             tiles=resources.tile_batch,
@@ -301,7 +301,7 @@ class Pipeline:
     def condition_of(self, labels: Sequence[int]) -> Condition:
         """Return what the network reads for classes; nothing for a model without any."""
         if self.class_prompts:
-            return self._prompted.of([self._prompt_requests[label] for label in labels])
+            return self._class_condition.select(torch.tensor(labels))
         by_class = self.recipe.model.conditioning == "class"
         return Condition(labels=torch.tensor(labels) if by_class else None).to(self.device)
 
@@ -351,17 +351,7 @@ class Pipeline:
             return upload_folder(self.save_pretrained(folder, scores=scores), repo, private=private)
 
     @cached_property
-    def _prompt_requests(self) -> list[Request]:
-        return [
-            Request(index=i, seed=0, class_name=name, prompt=prompt)
-            for i, (name, prompt) in enumerate(zip(self.classes, self.class_prompts, strict=True))
-        ]
-
-    @cached_property
-    def _prompted(self) -> Conditions:
-        return self.conditions(self._prompt_requests)
-
-
-def _chunks(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+    def _class_condition(self) -> Condition:
+        """One row for each of `class_prompts`."""
+        requests = [Request(index=i, seed=0, prompt=p) for i, p in enumerate(self.class_prompts)]
+        return self.conditions(requests).of(requests)

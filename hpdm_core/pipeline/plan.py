@@ -116,7 +116,7 @@ def choose_batch_sizes(
     *,
     free: int | None,
     count: int,
-    most_tokens: int,
+    device_type: str,
     cached: bool,
     videos: int | None,
     tiles: int | None,
@@ -127,7 +127,7 @@ def choose_batch_sizes(
         rows: what `describe_sampling` returned.
         free: bytes that are free on the device; None where it cannot be told.
         count: videos to be made.
-        most_tokens: tokens of one pass that keep the device busy; more gain nothing.
+        device_type: 'cpu' or 'cuda'.
         cached: whether what does not change over the steps is kept.
         videos: in place of the choice.
         tiles: in place of the choice.
@@ -137,7 +137,8 @@ def choose_batch_sizes(
     if videos is None:
         videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
     if tiles is None:
-        tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
+        enough = TOKENS_PER_CALL[device_type] // _tokens(recipe)
+        tiles = max(1, min(room // tile_bytes(recipe), enough))
     return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
 
 

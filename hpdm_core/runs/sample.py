@@ -21,7 +21,6 @@ from hpdm_core.inference.tiled_inference import Share
 from hpdm_core.pipeline.conditions import Conditions, Request
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.plan import (
-    TOKENS_PER_CALL,
     BatchSizes,
     check_overlaps,
     choose_batch_sizes,
@@ -264,7 +263,7 @@ def _plan(
         rows,
         free=None,
         count=1,
-        most_tokens=TOKENS_PER_CALL["cuda"],
+        device_type="cuda",
         cached=options.cache != "off",
         videos=options.batch,
         tiles=options.tile_batch,

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_scored_against_its_own_training_data(checkpoint, tmp_pa
     )
     assert result["reals"]["source"].endswith("shapes")
     assert result["scores"][0]["value"] > 0
-    assert result["fakes"]["settings"]["steps"] == (2, 1)
+    assert [solver["steps"] for solver in result["fakes"]["settings"]["solvers"]] == [2, 1]
     assert json.loads((tmp_path / result["file"]).read_text())["fakes"]["seeds"] == [0, 11]
 
 
