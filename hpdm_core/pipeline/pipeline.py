@@ -44,8 +44,7 @@ class Pipeline:
         sha256: of that file.
         metadata: of that file, as text.
         num_levels: levels that are generated, from the coarsest; None for all.
-        class_prompts: for a model conditioned on text, the prompt of each of `classes`, so that
-            `sample` can be asked for classes.
+        class_prompts: prompts of `classes`, where a model conditioned on text is asked for classes.
     """
 
     recipe: Recipe
@@ -243,7 +242,7 @@ class Pipeline:
         resources: Resources,
         advance: Callable[[int, int], None],
     ) -> tuple[Tensor, ...]:
-        """Generate one batch of videos, all levels of each.
+        """Generate one batch of videos, all levels of each; see `hpdm_core.inference.generate`.
 
         Args:
             seeds: one per video.
@@ -252,9 +251,6 @@ class Pipeline:
             tile_batch: tiles in one pass of the network.
             resources: where activations are kept, and this process's part of the tiles.
             advance: called after every call of a level's solver with (level, calls of that level).
-
-        Returns:
-            per level (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
         """
         return generate(
             build_denoiser(self.recipe, self.network),
@@ -312,11 +308,7 @@ class Pipeline:
 
         Args:
             folder: made if it is absent; files of the same names are replaced.
-            scores: figures for the model card, by name, such as
-                {'FVD, 10,000 videos of 16 frames': 143.2}.
-
-        Returns:
-            the folder.
+            scores: figures for the model card by name, such as {'FVD, 2,048 videos': 143.2}.
 
         Raises:
             HpdmError: it cannot be written.

@@ -6,11 +6,11 @@ from typing import Any
 from hpdm_core.build import build_sampling, describe
 from hpdm_core.device import resolve_device
 from hpdm_core.metrics.protocols import parse_protocol
+from hpdm_core.pipeline.plan import describe_sampling
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Scale, Table, protocol_of
 from hpdm_core.runs.ablate_step import measured_rate, with_some_classes
 from hpdm_core.runs.ablate_units import Unit
-from hpdm_core.runs.sample_plan import describe_sampling
 from hpdm_core.runs.train_checks import BYTES_PER_SAVED_PARAMETER
 from hpdm_core.training.checkpoint import list_checkpoints, step_of
 

@@ -50,8 +50,11 @@ def make_preview(
     def preview(step: int) -> None:
         condition, captions = preview_conditions(recipe, dataset)
         pipeline = Pipeline(recipe=recipe, network=network, device=parallel.device)
-        # Sharded weights are gathered in each pass, so that all processes must make the same ones.
-        resources = Resources(free=parallel.free_memory())
+        # Sharded weights are gathered in each pass, so that all processes must make the same ones:
+        # batches and cache go by what all of them have free.
+        free = parallel.free_memory()
+        limit = None if free is None else free / 2e9
+        resources = Resources(free=free, cache="gpu", cache_gb=limit)
         drawn = pipeline.sample(range(len(captions)), condition, resources=resources)
         videos = to_uint8(drawn).numpy()
         if not parallel.is_main:
