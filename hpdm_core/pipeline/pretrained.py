@@ -101,7 +101,7 @@ def read_header(path: Path) -> Header:
             expected="a list of names",
         )
     try:
-        recipe = recipe_from_yaml(metadata["recipe"], path.name)
+        recipe = recipe_from_yaml(metadata["recipe"], "its recipe")
     except RecipeError as error:
         raise CheckpointError(
             f"{path} cannot be used by this version of hpdm ({__version__})",
@@ -154,6 +154,6 @@ def _version(metadata: Mapping[str, str]) -> str:
 
 
 def _first_problem(error: RecipeError) -> str:
-    """Return the first mistake of a list of them."""
+    """Return the first mistake of a list of them, without the hint at another spelling."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return lines[1] if len(lines) > 1 else lines[0]
+    return (lines[1] if len(lines) > 1 else lines[0]).partition("; ")[0]
