@@ -10,7 +10,7 @@ seeds:
     scratch_longer as many steps of all levels as cost what base and fine-tuning cost together
 
 Every model is scored with the bundled detector against the training videos (docs/metrics.md): the
-lower the better; the scores are no FVD. Run again, it goes on where it stopped.
+lower the better; the scores are no FVD. Run again, it resumes where it stopped.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from hpdm_core.build import describe
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.runs.eval_fvd import run_eval_fvd
+from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import run_train
-from hpdm_core.runs.train_checks import with_classes
+from hpdm_core.runs.train.preflight import with_classes
+from hpdm_core.runs.train.run import run_train
 
 ARMS = ("finetune", "scratch", "scratch_longer")
 

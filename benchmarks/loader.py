@@ -127,7 +127,7 @@ def _maker(recipe: Recipe, dataset: VideoDataset, clips: int) -> BatchMaker:
 
 
 def _load(maker: BatchMaker, step: int) -> None:
-    maker(StepTask(step=step, deadly=frozenset()), lambda _: None)
+    maker(StepTask(step=step, excluded=frozenset()), lambda _: None)
 
 
 def _decode(maker: BatchMaker, dataset: VideoDataset, step: int) -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpdm_core.build import build_diffusion, build_preconditioning
+from hpdm_core.build import build_diffusion, build_loader, build_preconditioning
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.diffusion.preconditioning import add_noise
 from hpdm_core.geometry.boxes import pyramid_boxes
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.records import PatchBatch
-from hpdm_core.runs.train_data import open_loader
 
 SIGMAS = (0.05, 0.15, 0.5, 1.0, 2.0, 4.0)
 
@@ -64,7 +63,7 @@ def error_table(model: Pipeline, data: Path, *, videos: int) -> list[dict]:
         videos: how many of its videos are noised.
     """
     dataset = open_dataset(str(data.parent), data.name)
-    loader = open_loader(model.recipe, dataset, batch_size=videos, workers=0)
+    loader = build_loader(model.recipe, dataset, batch_size=videos, workers=0)
     batch = next(loader.batches(0))
     loader.close()
     diffusion = build_diffusion(model.recipe)

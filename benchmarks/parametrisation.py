@@ -29,7 +29,7 @@ from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import run_train
+from hpdm_core.runs.train.run import run_train
 
 OVERLAP = "fhw"
 # No override is the recipe itself: v-prediction, AdamW, RIN blocks, tokens of 1x4x4 pixels. It is

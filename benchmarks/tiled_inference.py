@@ -37,7 +37,7 @@ from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.generate import Work, generate
+from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.inference.tiled_inference import TiledLevel
 from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.hpdm import HPDM
@@ -225,7 +225,9 @@ def run(network: HPDM, recipe: Recipe, *, budget: int, tile_batch: int, samples:
             build_sampling(recipe),
             seeds=tuple(range(samples)),
             condition=Condition(labels=torch.arange(samples)),
-            work=Work(device=CPU, tile_batch=tile_batch, make_cache=lambda: make_cache(budget)),
+            work=ExecutionOptions(
+                device=CPU, tile_batch=tile_batch, make_cache=lambda: make_cache(budget)
+            ),
         )
         clock, seconds = time.perf_counter() - clock, time.process_time() - seconds
     network_seconds, context_seconds = denoiser.seconds["network"], denoiser.seconds["context"]

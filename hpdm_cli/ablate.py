@@ -49,11 +49,11 @@ def command(
 ) -> None:
     """Run a table of the paper and show it beside the paper's figures.
 
-    Rows are run one after the other; the same command again goes on where it stopped. Writes
+    Rows are run one after the other; the same command again resumes where it stopped. Writes
     rows.jsonl, table.md, table.tex and report.html to results/TABLE-SCALE, or below --out.
     """
     with session(as_json=json) as current:
-        from hpdm_core.runs.ablate import run_ablate
+        from hpdm_core.runs.ablate.run import run_ablate
 
         result = run_ablate(
             table,

@@ -29,7 +29,7 @@ app = typer.Typer(
         title="First steps",
     )
     + "\n\nExit codes: 0 done; 2 a mistake in what was asked; 1 a bug in hpdm; 130 interrupted, "
-    "run the same command again to go on.",
+    "run the same command again to resume.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help: half the time of rich's, and lines can be copied

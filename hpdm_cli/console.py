@@ -78,7 +78,7 @@ def session(*, as_json: bool) -> Iterator[Session]:
         _complain(f"Error: {error}", rank)
         raise typer.Exit(_MISTAKE) from None
     except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; run the same command again to go on"
+        text = str(error) or "interrupted; run the same command again to resume"
         failure = _failure("Interrupted", text, _INTERRUPTED)
         _complain(text, rank)
         raise typer.Exit(_INTERRUPTED) from None

@@ -94,7 +94,7 @@ def command(
     Features are kept: a second protocol costs seconds.
     """
     with session(as_json=json) as current:
-        from hpdm_core.runs.eval_fvd import run_eval_fvd
+        from hpdm_core.runs.evaluate.run import run_eval_fvd
 
         result = run_eval_fvd(
             checkpoint=checkpoint,

@@ -47,12 +47,13 @@ def command(
     """Train a recipe from the weights of a base model.
 
     The base may have fewer levels, another patch or another kind of condition.
-    Reports which weights were taken, which are new, and which of the base's are not used.
-    The same command again goes on where it stopped.
+    Reports which weights were loaded, which the base is missing (they start anew), and which of
+    its weights were unexpected (not used).
+    The same command again resumes where it stopped.
     """
     with session(as_json=json) as current:
         resolved = read_recipe(recipe, overrides, seed=seed)
-        from hpdm_core.runs.train import run_train
+        from hpdm_core.runs.train.run import run_train
 
         result = run_train(
             resolved,

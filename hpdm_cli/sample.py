@@ -205,13 +205,13 @@ def command(
     """Generate videos from a checkpoint.
 
     Writes a file per video, a contact sheet, and samples.jsonl with every setting.
-    The same command again goes on with the videos that are missing.
+    The same command again resumes with the videos that are missing.
     """
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)
         solver_steps = whole_numbers(steps, option="--steps")
-        from hpdm_core.runs.sample import run_sample
-        from hpdm_core.runs.sample_options import SampleOptions
+        from hpdm_core.runs.sample.options import SampleOptions
+        from hpdm_core.runs.sample.run import run_sample
 
         options = SampleOptions(
             checkpoint=checkpoint,

@@ -1,4 +1,4 @@
-"""`hpdm train`: train a recipe from scratch, or go on with its run."""
+"""`hpdm train`: train a recipe from scratch, or resume its run."""
 
 from typing import Annotated
 
@@ -40,13 +40,13 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train a recipe from scratch. The same command again goes on where it stopped.
+    """Train a recipe from scratch. The same command again resumes where it stopped.
 
     Writes to runs/RECIPE's name unless --out says otherwise.
     """
     with session(as_json=json) as current:
         resolved = read_recipe(recipe, overrides, seed=seed)
-        from hpdm_core.runs.train import run_train
+        from hpdm_core.runs.train.run import run_train
 
         result = run_train(
             resolved, out=out, device=device.value, dry_run=dry_run, progress=current.progress

@@ -19,6 +19,8 @@ _NAMES = {
     "build_diffusion": "build",
     "build_network": "build",
     "build_optimizer": "build",
+    "build_schedule": "build",
+    "draw_offsets": "geometry.patches",
     "extract_patches": "geometry.patches",
     "load_recipe": "recipe.load",
 }

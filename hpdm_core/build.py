@@ -1,11 +1,15 @@
 """From a recipe to objects: the only module that knows both."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.loader import PatchLoader
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
@@ -19,6 +23,7 @@ from hpdm_core.model.cost import kept_numbers, level_flops, tile_numbers
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.recipe.schema import OptimRecipe, Recipe
 from hpdm_core.training.lamb import Lamb, parameter_groups
+from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.muon import Muon, muon_groups
 
 # Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
@@ -89,6 +94,56 @@ def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:
     if optim.name == "lamb":
         return Lamb(groups, optim.lr, betas=optim.betas)
     return AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def build_schedule(recipe: Recipe) -> Callable[[int], float]:
+    """Build the learning rate of a recipe as a function of the updates done so far, from 0."""
+    optim = recipe.optim
+    return partial(
+        learning_rate,
+        peak=optim.lr,
+        steps=recipe.train.steps,
+        warmup_steps=optim.warmup_steps,
+        schedule=optim.schedule,
+        final_share=optim.final_lr_fraction,
+    )
+
+
+def build_loader(
+    recipe: Recipe,
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> PatchLoader:
+    """Open the loader of one process's share of each batch.
+
+    Args:
+        recipe: what clips and patches are like.
+        dataset: where they come from.
+        batch_size: videos per step over all processes.
+        workers: decoding processes.
+        rank, world_size: which share of each batch.
+    """
+    data = recipe.data
+    return PatchLoader(
+        dataset,
+        pyramid=recipe.pyramid.build(),
+        batch_size=batch_size,
+        seed=recipe.train.seed,
+        split=data.split,
+        frame_stride=data.frame_stride,
+        short_clips=data.short_clips,
+        flip=data.flip,
+        image_fraction=data.image_fraction,
+        conditioning=recipe.model.conditioning,
+        workers=workers,
+        memory_cache_bytes=int(data.memory_cache_gb * 1e9),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def build_sampling(recipe: Recipe) -> SamplingSettings:

@@ -73,17 +73,24 @@ class PatchBatch:
     Args:
         patches: per level (b, c, t, h, w) float32 in [-1, 1], all of the patch size.
         offsets: (b, l, 3) int64 offsets in pixels of each level's own grid.
-        condition: one row per video.
+        condition: one row per video; nothing by default, for networks without classes and text.
         indices: (b,) int64 place of each sample in the global batch of this step, the same on
-            any number of processes: noise is drawn per (seed, step, index).
-        keys: (b,) names of the videos, for messages.
+            any number of processes: noise is drawn per (seed, step, index). 0 .. b - 1 by default.
+        keys: (b,) names of the videos, for messages; their indices by default.
     """
 
     patches: tuple[Tensor, ...]
     offsets: Tensor
-    condition: Condition
-    indices: Tensor
-    keys: tuple[str, ...]
+    condition: Condition = Condition()
+    indices: Tensor = None  # never None once made
+    keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # The dataclass is frozen: this is the way to fill in defaults that depend on other fields.
+        if self.indices is None:
+            object.__setattr__(self, "indices", torch.arange(len(self.offsets)))
+        if not self.keys:
+            object.__setattr__(self, "keys", tuple(str(k) for k in self.indices.tolist()))
 
     def to(self, device: torch.device) -> "PatchBatch":
         return PatchBatch(

@@ -9,6 +9,7 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -19,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
 # What the unpackers raise on bad bytes; zipfile's RuntimeError is an encrypted or exotic member.
 DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
-    RuntimeError,
+    RuntimeError, ValueError, LookupError, ArithmeticError, struct.error, MemoryError,
 )  # fmt: skip
 RAR_MAGIC = b"Rar!\x1a\x07"
 # (program, arguments); each unpacks the whole archive in one process, for one per member would be
@@ -35,6 +38,10 @@ RAR_TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("unar", ("-quiet", "-no-directory", "-output-directory", "{folder}", "{archive}")),
     ("bsdtar", ("-x", "-f", "{archive}", "-C", "{folder}")),
 )  # fmt: skip
+
+
+class DamagedArchive(DataError):
+    """A file that is no archive, or a broken one: fetched again, it may be whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,14 @@ def is_rar(archive: Path) -> bool:
         return file.read(len(RAR_MAGIC)) == RAR_MAGIC
 
 
+def is_archive(path: Path) -> bool:
+    """Say whether a file starts, or ends, as one of the archives that can be unpacked."""
+    try:
+        return is_rar(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except DAMAGE:  # what looked like an archive breaks off at once
+        return False
+
+
 @contextmanager
 def open_members(archive: Path) -> Iterator[list[Member]]:
     """Yield the files in a .zip or .tar (packed or not), all of them checked.
@@ -94,15 +109,24 @@ def open_members(archive: Path) -> Iterator[list[Member]]:
             with tarfile.open(archive) as opened:
                 yield list(_tar_members(archive, opened))
         else:
-            raise DataError(
+            raise DamagedArchive(
                 f"{archive} is not an archive that can be unpacked",
                 expected=".zip, .tar (also .gz, .bz2, .xz) or .rar",
                 remedy="give an archive, or the folder that you unpacked yourself",
             )
     except DAMAGE as error:
-        raise DataError(
-            f"{archive} is damaged: {error}", remedy="fetch it again, or unpack it yourself"
-        ) from error
+        raise _damaged(archive, error) from error
+    except OSError as error:
+        if is_of_machine(error):
+            raise
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> DamagedArchive:
+    reason = as_unicode(str(error))[:200] or type(error).__name__
+    return DamagedArchive(
+        f"{archive} is damaged: {reason}", remedy="fetch it again, or unpack it yourself"
+    )
 
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
@@ -121,6 +145,8 @@ def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
     for info in opened:
         if not (info.isreg() or info.isdir()):
             raise _hostile(archive, info.name, "it is a link or a device")
+        if info.issparse():
+            raise _hostile(archive, info.name, "it has holes, which may fill the disk")
         _check_name(archive, info.name)
         if info.isreg():
             yield Member(
@@ -138,7 +164,7 @@ def _check_name(archive: Path, name: str) -> None:
 
 def _hostile(archive: Path, name: str, why: str) -> DataError:
     return DataError(
-        f"{archive} holds {name!r}, which is refused: {why}",
+        f"{archive} holds {as_unicode(name[:200])!r}, which is refused: {why}",
         remedy="nothing was unpacked; do not trust this archive, or unpack it yourself",
     )
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpdm_core.names import short_name
+
 PARTIAL = ".partial"
 
 
@@ -13,7 +15,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a name to write to; it becomes `path` when the block ends well, and goes otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because encoders choose their format by it.
-    partial = path.with_name(f".{path.stem}{PARTIAL}{path.suffix}")
+    partial = path.with_name(f".{short_name(path.stem)}{PARTIAL}{path.suffix}")
     try:
         yield partial
         os.replace(partial, path)

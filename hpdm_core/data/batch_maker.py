@@ -13,7 +13,7 @@ from hpdm_core.data.clips import ClipPixels, ClipReader, foreign_patch
 from hpdm_core.data.dataset import VideoEntry
 from hpdm_core.data.order import (
     ClipRules,
-    Draw,
+    ClipSpec,
     choose_caption,
     choose_video,
     draw_sample,
@@ -38,7 +38,7 @@ class StepTask:
     """What a worker is asked for: a step, and the entries known to kill workers."""
 
     step: int
-    deadly: frozenset[int]
+    excluded: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +87,18 @@ class BatchMaker:
         shape = (pyramid.num_levels, count, 3, *pyramid.patch)
         patches = torch.empty(shape)
         taken: list[_Taken] = []
-        waiting: dict[int, tuple[ClipPixels, Draw]] = {}
+        waiting: dict[int, tuple[ClipPixels, ClipSpec]] = {}
         for place, index in enumerate(self.indices):
             sample, clip = self._take(task, index, mark)
             taken.append(sample)
-            waiting[place] = clip, sample.draw
+            waiting[place] = clip, sample.spec
             if sum(c.fresh_bytes for c, _ in waiting.values()) > MOST_WAITING_BYTES:
                 self._fill(patches, waiting)
                 waiting = {}
         self._fill(patches, waiting)
         return MadeBatch(
             patches=patches.div_(127.5).sub_(1.0),
-            offsets=torch.from_numpy(np.stack([s.draw.offsets for s in taken])),
+            offsets=torch.from_numpy(np.stack([s.spec.offsets for s in taken])),
             videos=[s.video for s in taken],
             text=None if self.text is None else self.text.batch([s.caption for s in taken]),
             faults=[fault for s in taken for fault in s.faults],
@@ -112,47 +112,47 @@ class BatchMaker:
             video = choose_video(
                 rng, seed=self.seed, number=number, count=len(self.entries), attempt=attempt
             )
-            if video in task.deadly:
+            if video in task.excluded:
                 faults.append((video, "it ended or hung a worker"))
                 continue
-            draw = draw_sample(rng, self.rules, self.entries[video])
+            spec = draw_sample(rng, self.rules, self.entries[video])
             mark(video)
             try:
-                clip = self.reader.read(video, draw)
+                clip = self.reader.read(video, spec)
             except UnusableVideo as error:
                 faults.append((video, error.detail))
                 continue
             caption = choose_caption(rng, self.entries[video])
-            return _Taken(video=video, draw=draw, caption=caption, faults=faults), clip
+            return _Taken(video=video, spec=spec, caption=caption, faults=faults), clip
         names = ", ".join(self.entries[video].path for video, _ in faults[:3])
         raise DataError(
             f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
             remedy="check the disk, then run `hpdm prep` again: it mends what has changed",
         )
 
-    def _fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, Draw]]) -> None:
+    def _fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, ClipSpec]]) -> None:
         """Write the patches of some places in the batch, (l, b, c, t, h, w) in 0..255."""
         exact = [place for place, (clip, _) in samples.items() if clip.crop is None]
         for level in range(self.rules.pyramid.num_levels):
             self._fill_exact(patches[level], level, {place: samples[place] for place in exact})
-            for place, (clip, draw) in samples.items():
+            for place, (clip, spec) in samples.items():
                 if clip.crop is not None:
-                    patches[level, place] = self._foreign_patch(level, clip, draw)
+                    patches[level, place] = self._foreign_patch(level, clip, spec)
 
-    def _foreign_patch(self, level: int, clip: ClipPixels, draw: Draw) -> Tensor:
+    def _foreign_patch(self, level: int, clip: ClipPixels, spec: ClipSpec) -> Tensor:
         pyramid = self.rules.pyramid
         region = Region(
             clip=pyramid.resolution[1:],
             stride=pyramid.stride(level)[1:],
-            offset=_corner(draw, pyramid, level),
+            offset=_corner(spec, pyramid, level),
             size=pyramid.patch[1:],
         )
-        patch = foreign_patch(clip, self.reader.level_frames(level, draw), region)
-        mirrored = patch[..., ::-1] if draw.mirrored else patch
+        patch = foreign_patch(clip, self.reader.level_frames(level, spec), region)
+        mirrored = patch[..., ::-1] if spec.mirrored else patch
         return torch.from_numpy(np.ascontiguousarray(mirrored))
 
     def _fill_exact(
-        self, out: Tensor, level: int, samples: dict[int, tuple[ClipPixels, Draw]]
+        self, out: Tensor, level: int, samples: dict[int, tuple[ClipPixels, ClipSpec]]
     ) -> None:
         """Average clips that need no resizing, many at once."""
         pyramid, exact = self.rules.pyramid, list(samples)
@@ -166,33 +166,33 @@ class BatchMaker:
             mean = area_mean(np.stack(areas), (frames_at_once, *stride[1:]))
             out[places] = torch.from_numpy(mean)
 
-    def _exact_area(self, level: int, clip: ClipPixels, draw: Draw) -> np.ndarray:
+    def _exact_area(self, level: int, clip: ClipPixels, spec: ClipSpec) -> np.ndarray:
         """Return the clip's pixels under a level's patch: (c, t k, h s, w s) uint8."""
         pyramid = self.rules.pyramid
         _, height, width = pyramid.patch
         _, stride_y, stride_x = pyramid.stride(level)
-        y, x = _corner(draw, pyramid, level)
-        rows = clip.rows[self.reader.level_frames(level, draw).ravel()]
+        y, x = _corner(spec, pyramid, level)
+        rows = clip.rows[self.reader.level_frames(level, spec).ravel()]
         area = clip.pixels[
             :,
             rows,
             y * stride_y : (y + height) * stride_y,
             x * stride_x : (x + width) * stride_x,
         ]
-        return area[..., ::-1] if draw.mirrored else area
+        return area[..., ::-1] if spec.mirrored else area
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Taken:
     video: int
-    draw: Draw
+    spec: ClipSpec
     caption: str
     faults: list[tuple[int, str]]
 
 
-def _corner(draw: Draw, pyramid: Pyramid, level: int) -> tuple[int, int]:
+def _corner(spec: ClipSpec, pyramid: Pyramid, level: int) -> tuple[int, int]:
     """Return the patch's (y, x) in the clip as it is stored, that is before mirroring."""
-    _, y, x = (int(offset) for offset in draw.offsets[level])
-    if draw.mirrored:
+    _, y, x = (int(offset) for offset in spec.offsets[level])
+    if spec.mirrored:
         x = pyramid.levels[level][2] - pyramid.patch[2] - x
     return y, x

@@ -2,20 +2,26 @@
 
 import csv
 import hashlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.folders import VIDEO_SUFFIXES
+from hpdm_core.data.faults import Problem, irregular
+from hpdm_core.data.folders import VIDEO_SUFFIXES, name_problem
+from hpdm_core.data.metadata import parse_object, read_lines
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode, has_unprintable, is_unicode
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # What such lists call their columns.
 FILE_COLUMNS = ("file", "path", "file_name", "filename", "video", "image")
 CAPTION_COLUMNS = ("caption", "text", "prompt", "captions")
+MOST_SHOWN = 80
+_EXAMPLE = '{"file": "a.mp4", "caption": "..."}'
+_BEYOND = "beyond the columns"
 
 
 def plan_captions(
@@ -29,28 +35,27 @@ def plan_captions(
     Raises:
         DataError: no such list, a line that cannot be read, or columns that are missing.
     """
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise DataError(
             f"--source {source}: no such file",
             expected="a .jsonl or .csv with a file and a caption per line",
         )
     lines = _read_csv(source) if source.suffix.lower() == ".csv" else _read_json_lines(source)
-    captions: dict[str, list[str]] = {}
-    splits: dict[str, str] = {}
+    listed: dict[str, _Listed] = {}
     for number, line in lines:
         file, texts = _file_and_captions(line, f"{source}:{number}")
-        file = os.path.normpath(file)
-        captions.setdefault(file, []).extend(texts)
-        splits.setdefault(file, str(line.get("split") or "train"))
-    if not captions:
+        split = _split(line, f"{source}:{number}")
+        found = _find(source.parent, os.path.normpath(file), split)
+        listed.setdefault(found.name, found).captions.extend(texts)
+    if not listed:
         raise DataError(f"{source} lists no video")
-    videos = [_video(source.parent, file, texts, splits[file]) for file, texts in captions.items()]
+    videos = [_video(found) for found in listed.values()]
     return Plan(
         folder=folder,
         name=name,
         kind="captions",
         classes=(),
-        source=str(source.resolve()),
+        source=as_unicode(str(source.resolve())),
         videos=videos,
         make=options,
         settings=options.settings,
@@ -59,79 +64,109 @@ def plan_captions(
 
 
 def _read_json_lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in enumerate(_text(source).splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{source}:{number} is not JSON: {error.msg}",
-                got=text[:80],
-                expected='{"file": "a.mp4", "caption": "..."}',
-            ) from error
-        if not isinstance(line, dict):
-            raise DataError(f"{source}:{number} is not a JSON object", got=text[:80])
-        yield number, line
+    for number, text in read_lines(source):
+        yield number, parse_object(text, f"{source}:{number}", expected=_EXAMPLE)
 
 
 def _read_csv(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(_text(source).splitlines(), strict=True)
-    try:
-        for line in reader:
-            yield reader.line_num, {k.strip(): v for k, v in line.items() if k}
-    except csv.Error as error:
-        raise DataError(f"{source}:{reader.line_num} is not CSV: {error}") from error
-
-
-def _text(source: Path) -> str:
-    try:
-        return source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not text in UTF-8", remedy="save it as UTF-8") from error
+    """Yield (number of its first line, cells by column) of every row; cells may hold new lines."""
+    number = 1
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True, restkey=_BEYOND)
+        try:
+            for line in reader:
+                number += 1
+                if any(cell.strip() for cell in line.pop(_BEYOND, [])):
+                    raise DataError(
+                        f"{source}:{number} has more cells than the first line has columns",
+                        remedy="put captions with commas in quotes",
+                    )
+                yield number, {column.strip(): cell for column, cell in line.items()}
+                number = reader.line_num
+        except csv.Error as error:
+            raise DataError(f"{source}:{reader.line_num} is not CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{source}:{number + 1} or soon after it is not text in UTF-8",
+                remedy="save it as UTF-8",
+            ) from error
 
 
 def _file_and_captions(line: dict[str, Any], place: str) -> tuple[str, list[str]]:
-    file = next((line[c] for c in FILE_COLUMNS if line.get(c)), None)
-    caption = next((line[c] for c in CAPTION_COLUMNS if line.get(c)), "")
+    file = _first(line, FILE_COLUMNS)
+    caption = _first(line, CAPTION_COLUMNS)
     if not isinstance(file, str):
         raise DataError(
             f"{place} names no file",
-            got=f"the fields {', '.join(map(str, line)) or 'of an empty line'}",
+            got=as_unicode(f"the fields {', '.join(line) or 'of an empty line'}")[:MOST_SHOWN],
             expected=f"one of {', '.join(FILE_COLUMNS)}",
         )
-    texts = [caption] if isinstance(caption, str) else list(caption)
+    texts = [] if caption is None else caption if isinstance(caption, list) else [caption]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{place} has a caption that is not text", got=repr(caption)[:80])
+        raise DataError(
+            f"{place} has a caption that is not text",
+            got=ascii(caption)[:MOST_SHOWN],
+            expected="a text, or a list of texts",
+        )
     return file, [text.strip() for text in texts if text.strip()]
 
 
-def _video(base: Path, listed: str, captions: list[str], split: str) -> SourceVideo:
+def _split(line: dict[str, Any], place: str) -> str:
+    split = line.get("split") or "train"
+    if not isinstance(split, str) or has_unprintable(split):
+        raise DataError(
+            f"{place} has a split that is no word", got=ascii(split)[:MOST_SHOWN], expected="train"
+        )
+    return split
+
+
+def _first(line: dict[str, Any], columns: Sequence[str]) -> Any:
+    return next((line[c] for c in columns if line.get(c) not in (None, "", [])), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """A file that lines of the list name, and what they say of it."""
+
+    name: str
+    file: Path | None
+    split: str
+    captions: list[str] = field(default_factory=list)
+    problem: tuple[Problem, str] | None = None
+
+
+def _find(base: Path, listed: str, split: str) -> _Listed:
+    """Look for a file; lines that name it differently get one name, which stays in a folder."""
+    if problem := name_problem(listed):
+        return _Listed(name=listed, file=None, split=split, problem=problem)
     file = base / listed
-    suffix = file.suffix.lower()
-    problem = None
-    if not file.is_file():
-        problem = ("unreadable", "the list names it, but there is no such file")
-    elif not captions:
+    if fault := irregular(file):
+        detail = fault if os.path.lexists(file) else "the list names it, but there is no such file"
+        return _Listed(name=listed, file=file, split=split, problem=("unreadable", detail))
+    path = file.resolve()
+    try:
+        name = path.relative_to(base.resolve()).as_posix()
+    except ValueError:
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+        name = f"elsewhere/{digest}-{path.name}"
+    return _Listed(name=name, file=file, split=split, problem=name_problem(name))
+
+
+def _video(found: _Listed) -> SourceVideo:
+    suffix = "" if found.file is None else found.file.suffix.lower()
+    captions, problem = found.captions, found.problem
+    if problem is None and not captions:
         problem = ("mislabelled", "it has no caption")
-    elif suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+    elif problem is None and not all(map(is_unicode, captions)):
+        problem = ("mislabelled", "its caption holds half a character (a lone surrogate)")
+    elif problem is None and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         problem = ("not a video", f"{suffix or 'no suffix'} is neither a video nor an image")
     return SourceVideo(
-        file=file,
-        name=_name(base, listed),
+        file=found.file,
+        name=found.name,
         caption=captions[0] if captions else None,
         more_captions=tuple(captions[1:]),
-        split=split,
+        split=found.split,
         is_image=suffix in IMAGE_SUFFIXES,
         problem=problem,
     )
-
-
-def _name(base: Path, listed: str) -> str:
-    """Return a name that stays inside a folder, also for files that lie elsewhere."""
-    path = (base / listed).resolve()
-    try:
-        return path.relative_to(base.resolve()).as_posix()
-    except ValueError:
-        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-        return f"elsewhere/{digest}-{path.name}"

@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 
 from hpdm_core.data.dataset import VideoEntry
-from hpdm_core.data.order import Draw
+from hpdm_core.data.order import ClipSpec
 from hpdm_core.data.resample import Crop, Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader
 from hpdm_core.geometry.pyramid import Pyramid
@@ -62,35 +62,35 @@ class ClipReader:
         self._num_kept = _num_that_fit(entries, pyramid, memory_cache_bytes)
         self._kept: dict[int, np.ndarray] = {}
 
-    def read(self, index: int, draw: Draw) -> ClipPixels:
-        """Return the pixels of entry `index` that `draw` needs.
+    def read(self, index: int, spec: ClipSpec) -> ClipPixels:
+        """Return the pixels of entry `index` that `spec` needs.
 
         Raises:
             UnusableVideo: the file has gone bad since it was prepared.
         """
         if index < self._num_kept:
             kept = self._kept_video(index)
-            return ClipPixels(pixels=kept, rows=draw.frames, crop=None, fresh_bytes=0)
-        needed = self.needed_frames(draw)
+            return ClipPixels(pixels=kept, rows=spec.frames, crop=None, fresh_bytes=0)
+        needed = self.needed_frames(spec)
         pixels = self._decode(index, needed)
-        rows = np.searchsorted(needed, draw.frames)
-        rows[~np.isin(draw.frames, needed)] = -1
+        rows = np.searchsorted(needed, spec.frames)
+        rows[~np.isin(spec.frames, needed)] = -1
         crop = centre_crop(pixels.shape[1:3], self._pyramid.resolution[1:])
         if crop.exact:
             cut = _cut(pixels, crop)
             return ClipPixels(pixels=cut, rows=rows, crop=None, fresh_bytes=pixels.nbytes)
         return ClipPixels(pixels=pixels, rows=rows, crop=crop, fresh_bytes=pixels.nbytes)
 
-    def needed_frames(self, draw: Draw) -> np.ndarray:
+    def needed_frames(self, spec: ClipSpec) -> np.ndarray:
         """Return the frames of the source that any level needs, (n,) rising."""
         levels = range(self._pyramid.num_levels)
-        wanted = np.concatenate([self.level_frames(level, draw).ravel() for level in levels])
-        return np.unique(draw.frames[wanted])
+        wanted = np.concatenate([self.level_frames(level, spec).ravel() for level in levels])
+        return np.unique(spec.frames[wanted])
 
-    def level_frames(self, level: int, draw: Draw) -> np.ndarray:
+    def level_frames(self, level: int, spec: ClipSpec) -> np.ndarray:
         """Return the clip's frames behind a level's patch: (t, k), k to be averaged."""
         stride = self._pyramid.stride(level)[0]
-        start = draw.offsets[level, 0]
+        start = spec.offsets[level, 0]
         frames = (start + np.arange(self._pyramid.patch[0]))[:, None] * stride
         return frames + np.arange(stride if self._pyramid.temporal_downsampling == "average" else 1)
 

@@ -4,13 +4,23 @@ The manifest holds decoded frame counts, so that opening a data set decodes noth
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, TypeAdapter
 
 from hpdm_core.data.atomic import write_text
+from hpdm_core.data.metadata import (
+    check_typed,
+    parse_object,
+    parse_typed,
+    read_lines,
+    read_typed,
+)
 from hpdm_core.errors import DataError
 
 FORMAT = 1
@@ -19,6 +29,10 @@ HEADER, MANIFEST, REJECTED = "dataset.yaml", "manifest.jsonl", "rejected.jsonl"
 # only transcode start in a tenth of the time without it.
 NO_CLASS = -1
 Kind = Literal["shapes", "vizdoom", "folder", "ucf101", "captions"]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Stamp = Annotated[int, Field(gt=-(2**63), lt=2**63)]
+# More is refused: dataset.yaml of 100,000 classes takes some 3 MB.
+LONGEST_HEADER = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +55,54 @@ class VideoEntry:
     """
 
     path: str
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    label: int = NO_CLASS
+    num_frames: Count
+    fps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    height: Count
+    width: Count
+    label: Annotated[int, Field(ge=NO_CLASS, lt=2**31)] = NO_CLASS
     class_name: str | None = None
     caption: str | None = None
     more_captions: tuple[str, ...] = ()
     split: str = "train"
     is_image: bool = False
     source: str
-    source_bytes: int = 0
-    source_mtime_ns: int = 0
+    source_bytes: Stamp = 0
+    source_mtime_ns: Stamp = 0
     source_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What dataset.yaml must hold, besides its format."""
+
+    kind: Kind
+    classes: list[str]
+    source: str = ""
+    settings: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A line of rejected.jsonl.
+
+    Args:
+        source: name of the file, as in `VideoEntry`.
+        problem: kind of fault, for counting.
+        detail: the fault in words.
+        source_bytes, source_mtime_ns, source_sha256: as in `VideoEntry`.
+    """
+
+    source: str
+    problem: str
+    detail: str
+    source_bytes: Stamp
+    source_mtime_ns: Stamp
+    source_sha256: str
+
+
+_ENTRY = TypeAdapter(VideoEntry)
+_HEADER = TypeAdapter(_Header)
+_REJECTION = TypeAdapter(Rejection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +166,7 @@ def open_dataset(root: Path | str, name: str) -> VideoDataset:
             remedy=f"run `hpdm prep` with {root} first (`hpdm prep --help` lists the kinds), "
             "to the end, or change data.root and data.name",
         )
-    entries = tuple(read_manifest(folder / MANIFEST))
+    entries = tuple(read_manifest(folder / MANIFEST, classes=header["classes"]))
     if not entries:
         raise DataError(f"data set {folder} holds no usable video", remedy=f"see {REJECTED} in it")
     return VideoDataset(
@@ -138,19 +186,28 @@ def read_header(folder: Path) -> dict[str, Any] | None:
         DataError: it is not one that this version writes.
     """
     path = folder / HEADER
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
-    try:
-        header = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML", remedy="prepare the data set again") from error
+    header = _load_header(path)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(
             f"{path} was not written by this version",
             expected=f"format: {FORMAT}",
             remedy="prepare the data set again",
         )
+    check_typed(header, _HEADER, str(path))
     return header
+
+
+def _load_header(path: Path) -> object:
+    with path.open("rb") as file:
+        data = file.read(LONGEST_HEADER + 1)
+    if len(data) > LONGEST_HEADER:
+        raise DataError(f"{path} is too long", expected=f"at most {LONGEST_HEADER:,} bytes")
+    try:
+        return yaml.safe_load(data.decode("utf-8"))
+    except Exception as error:  # PyYAML lets out whatever its constructors stumble over
+        raise DataError(f"{path} is not YAML", remedy="prepare the data set again") from error
 
 
 def write_header(folder: Path, header: dict[str, Any]) -> None:
@@ -159,10 +216,40 @@ def write_header(folder: Path, header: dict[str, Any]) -> None:
     write_text(folder / HEADER, text)
 
 
-def read_manifest(path: Path) -> list[VideoEntry]:
-    """Read manifest.jsonl, checking every line."""
-    lines = read_json_lines(path)
-    return [_parse_entry(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+def read_manifest(path: Path, *, classes: Sequence[str]) -> list[VideoEntry]:
+    """Read manifest.jsonl, checking every line against its types and the data set's classes.
+
+    Raises:
+        DataError: a line is damaged, leads out of the folder, or has a class that is not in the
+            list; no file at all is no line.
+    """
+    if not os.path.isfile(path):
+        return []
+    entries = []
+    for place, entry in read_typed(path, _ENTRY):
+        inside = PurePosixPath(entry.path)
+        if inside.is_absolute() or ".." in inside.parts or "\0" in entry.path:
+            raise DataError(f"{place} leaves the data set's folder", got=ascii(entry.path))
+        if not _class_fits(entry, classes):
+            raise DataError(
+                f"{place} has a class that does not match {HEADER}",
+                got=f"class {entry.label}, {entry.class_name!a}",
+                expected=f"one of its {len(classes)} classes",
+                remedy="prepare the data set again",
+            )
+        entries.append(entry)
+    return entries
+
+
+def _class_fits(entry: VideoEntry, classes: Sequence[str]) -> bool:
+    if entry.label == NO_CLASS:
+        return entry.class_name is None
+    return entry.label < len(classes) and entry.class_name == classes[entry.label]
+
+
+def read_rejected(path: Path) -> list[Rejection]:
+    """Read rejected.jsonl, checking every line; no file is no line."""
+    return [line for _, line in read_typed(path, _REJECTION)] if os.path.isfile(path) else []
 
 
 def write_manifest(path: Path, entries: list[VideoEntry]) -> None:
@@ -172,17 +259,9 @@ def write_manifest(path: Path, entries: list[VideoEntry]) -> None:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON objects, one per line; an absent file has none."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number} is not JSON", got=text[:60], remedy="prepare the data set again"
-            ) from error
-    return lines
+    return [parse_object(text, f"{path}:{number}") for number, text in read_lines(path)]
 
 
 def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -190,18 +269,11 @@ def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def entry_from_json(line: dict[str, Any]) -> VideoEntry:
-    """Return the entry that `dataclasses.asdict` turned into `line`."""
-    return VideoEntry(**line | {"more_captions": tuple(line.get("more_captions", ()))})
+def entry_or_rejection(text: str, place: str) -> VideoEntry | Rejection:
+    """Return what a line holds that `dataclasses.asdict` or a rejection was written to.
 
-
-def _parse_entry(line: dict[str, Any], place: str) -> VideoEntry:
-    known = {field.name for field in fields(VideoEntry)}
-    try:
-        entry = entry_from_json({key: value for key, value in line.items() if key in known})
-    except TypeError as error:
-        raise DataError(f"{place} lacks a field", remedy="prepare the data set again") from error
-    path = PurePosixPath(entry.path)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{place} leaves the data set's folder", got=entry.path)
-    return entry
+    Raises:
+        DataError: it is damaged.
+    """
+    rejected = "problem" in parse_object(text, place)
+    return parse_typed(text, _REJECTION if rejected else _ENTRY, place)

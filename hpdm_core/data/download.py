@@ -3,14 +3,18 @@
 import hashlib
 import http.client
 import shutil
+import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
 BLOCK = 1 << 20
@@ -38,8 +42,12 @@ class _Broken(Exception):
     """A transfer that is worth another attempt."""
 
 
+# What another attempt will not mend: addresses that cannot be read, hosts that nobody knows.
+_LASTING = (http.client.InvalidURL, http.client.UnknownProtocol, ValueError)
+
+
 def download(remote: Remote, target: Path, progress: Progress, *, pause: float = 1.0) -> Path:
-    """Fetch a file to `target`; what an earlier attempt left is gone on with.
+    """Fetch a file to `target`; what an earlier attempt left is resumed.
 
     Args:
         pause: seconds before the second attempt, doubled before each further one.
@@ -49,8 +57,7 @@ def download(remote: Remote, target: Path, progress: Progress, *, pause: float =
     """
     if target.is_file():
         return target
-    if not remote.url.startswith(("http://", "https://")):
-        raise DataError(f"cannot download {remote.url}", expected="an http or https address")
+    _check_address(remote.url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     _check_space(remote, part)
@@ -71,14 +78,16 @@ def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: floa
         try:
             _fetch(remote, part, progress)
             return
-        except (_Broken, OSError, http.client.HTTPException) as error:
+        except (_Broken, OSError, ValueError, http.client.HTTPException) as error:
+            if is_of_machine(error):
+                raise
             _refuse_lost_causes(remote, error)
             # Only failures in a row count: a long download may break off many times.
             failures = 1 if _size(part) > before else failures + 1
             if failures >= ATTEMPTS:
                 raise DataError(
                     f"downloading {remote.url} failed {failures} times in a row: {error}",
-                    remedy="run the same command again to go on, or fetch the file yourself and "
+                    remedy="run the same command again to resume, or fetch the file yourself and "
                     "name it with --source",
                 ) from error
             progress.say(f"{error}; trying again from byte {_size(part)}")
@@ -123,7 +132,8 @@ def _receive(
             received += len(block)
             progress.advance(len(block))
     # A connection that breaks off looks like the end of the file.
-    if length is not None and received < int(length):
+    # A length that is no number says nothing.
+    if length is not None and length.isdecimal() and received < int(length[:18]):
         raise _Broken(f"the connection broke off after {received} of {length} bytes")
 
 
@@ -142,6 +152,27 @@ def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
             f"{remote.url} cannot be had: HTTP {error.code} {error.reason}",
             remedy="check the address, or name a local copy with --source",
         ) from error
+    unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
+    if unknown or isinstance(error, _LASTING):
+        raise DataError(
+            f"{remote.url} cannot be had: {reason or error}",
+            remedy="check the address, or name a local copy with --source",
+        ) from error
+
+
+def _check_address(url: str) -> None:
+    """Raise DataError for what is no http or https address of a host."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or not url.isprintable() or " " in url:
+        raise DataError(
+            f"cannot download {as_unicode(url)[:200]}",
+            expected="an http or https address with a host, special characters as %XX",
+        )
 
 
 def _check_hash(remote: Remote, part: Path) -> None:

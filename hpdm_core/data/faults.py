@@ -1,5 +1,8 @@
-"""What can be wrong with a video."""
+"""What can be wrong with a video, and what is no fault of it."""
 
+import errno
+import os
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +12,35 @@ Problem = Literal[
     "empty", "not a video", "unreadable", "corrupted", "truncated", "too short", "mislabelled",
     "crashed the decoder", "changed",
 ]  # fmt: skip
+
+
+# Faults of the machine, not of the file being read: they end a command, which may be run again.
+_MACHINE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+        errno.ENFILE,
+    }
+)  # fmt: skip
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Say whether an error is a full disk, missing rights and the like."""
+    return getattr(error, "errno", None) in _MACHINE
+
+
+def irregular(path: Path) -> str | None:
+    """Say why a path is no regular file, without opening it: a pipe would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return None
+    return f"it is {_KINDS.get(stat.S_IFMT(mode), 'something special')}, not a file"
 
 
 class UnusableVideo(DataError):

@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpdm_core.data.faults import Problem
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode, is_unicode
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -13,6 +15,7 @@ VIDEO_SUFFIXES = frozenset(
         ".mts", ".ogv", ".ts", ".webm", ".wmv", ".y4m",
     }
 )  # fmt: skip
+LONGEST_COMPONENT = 255
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -52,7 +55,7 @@ def plan_folder(
         name=name,
         kind="folder",
         classes=classes,
-        source=str(source.resolve()),
+        source=as_unicode(str(source.resolve())),
         videos=videos,
         make=options,
         settings=options.settings,
@@ -91,4 +94,15 @@ def _video(name: str, file: Path, *, has_splits: bool) -> SourceVideo:
     parts = name.split("/")[:-1]
     split = SPLITS[parts[0].lower()] if has_splits else "train"
     class_parts = parts[1:] if has_splits else parts
+    if problem := name_problem(name):
+        return SourceVideo(file=file, name=name, split=split, problem=problem)
     return SourceVideo(file=file, name=name, class_name="/".join(class_parts) or None, split=split)
+
+
+def name_problem(name: str) -> tuple[Problem, str] | None:
+    """Say why a file's name cannot stand in a manifest or on a disk; None where it can."""
+    if "\0" in name or not is_unicode(name):
+        return "unreadable", "its name is not text in UTF-8; rename it"
+    if any(len(part.encode()) > LONGEST_COMPONENT for part in name.split("/")):
+        return "unreadable", f"its name is longer than the {LONGEST_COMPONENT} bytes of any file's"
+    return None

@@ -1,24 +1,39 @@
 """What earlier preparations of a data set found: from its manifest, and from an interrupted run."""
 
-import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from hpdm_core.data.dataset import (
     MANIFEST,
     REJECTED,
+    Rejection,
     VideoEntry,
-    entry_from_json,
+    entry_or_rejection,
     read_header,
-    read_json_lines,
     read_manifest,
+    read_rejected,
 )
+from hpdm_core.data.metadata import parse_typed, read_lines
 from hpdm_core.data.plan import Plan
 from hpdm_core.errors import DataError
 
 JOURNAL = "prep.journal.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """The journal's first line: what its run was about to make."""
+
+    kind: str
+    source: str
+    settings: dict[str, Any]
+
+
+_BEGUN = TypeAdapter(_Begun)
 
 
 @dataclass
@@ -26,7 +41,7 @@ class Findings:
     """What is known about each source so far, by its name."""
 
     entries: dict[str, VideoEntry] = field(default_factory=dict)
-    rejected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejected: dict[str, Rejection] = field(default_factory=dict)
     skipped: int = 0
     notes: Counter = field(default_factory=Counter)
 
@@ -36,40 +51,43 @@ def earlier_findings(plan: Plan) -> Findings:
     header = read_header(plan.folder)
     begun, lines = _read_journal(plan.folder / JOURNAL)
     for earlier in (header, begun):
-        if earlier and (earlier["kind"], earlier["source"]) != (plan.kind, plan.source):
+        if earlier and (earlier["kind"], earlier.get("source")) != (plan.kind, plan.source):
             raise DataError(
                 f"{plan.folder} holds another data set",
-                got=f"{earlier['kind']} from {earlier['source']}",
+                got=f"{earlier['kind']} from {earlier.get('source')}",
                 expected=f"{plan.kind} from {plan.source}",
                 remedy="choose another --name, or delete that folder",
             )
     known = Findings()
-    if header and header["settings"] == plan.settings:
-        known.entries = {e.source: e for e in read_manifest(plan.folder / MANIFEST)}
-        known.rejected = {r["source"]: r for r in read_json_lines(plan.folder / REJECTED)}
+    if header and header.get("settings") == plan.settings:
+        entries = read_manifest(plan.folder / MANIFEST, classes=header["classes"])
+        known.entries = {entry.source: entry for entry in entries}
+        known.rejected = {r.source: r for r in read_rejected(plan.folder / REJECTED)}
     if begun and begun["settings"] == plan.settings:
         for line in lines:
             learn(known, line)
     return known
 
 
-def _read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    lines = []
+def _read_journal(path: Path) -> tuple[dict[str, Any] | None, list[VideoEntry | Rejection]]:
+    begun, lines = None, []
     if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:  # the line that the interruption cut off
-                break
-    return (lines[0], lines[1:]) if lines else (None, [])
+        try:
+            for number, text in read_lines(path):
+                if begun is None:
+                    begun = asdict(parse_typed(text, _BEGUN, f"{path}:{number}"))
+                else:
+                    lines.append(entry_or_rejection(text, f"{path}:{number}"))
+        except DataError:  # the line that the interruption cut off; what follows is made anew
+            pass
+    return begun, lines
 
 
-def learn(found: Findings, line: dict[str, Any]) -> None:
-    """Take one line of the journal into what was found."""
-    name = line["source"]
-    found.entries.pop(name, None)
-    found.rejected.pop(name, None)
-    if "problem" in line:
-        found.rejected[name] = line
+def learn(found: Findings, line: VideoEntry | Rejection) -> None:
+    """Take what is now known about one source into what was found."""
+    found.entries.pop(line.source, None)
+    found.rejected.pop(line.source, None)
+    if isinstance(line, VideoEntry):
+        found.entries[line.source] = line
     else:
-        found.entries[name] = entry_from_json(line)
+        found.rejected[line.source] = line

@@ -116,7 +116,7 @@ class PatchLoader:
         self._workers = workers
         self._timeout = timeout
         self._pool: WorkerPool[StepTask, MadeBatch] | None = None
-        self._deadly: set[int] = set()
+        self._excluded: set[int] = set()
         self._lost = 0
         self.replaced = 0
         self.bad_files: dict[Path, str] = {}
@@ -129,7 +129,7 @@ class PatchLoader:
         """
         if self._workers == 0:
             made = (
-                self.maker(StepTask(step=step, deadly=frozenset()), lambda _: None)
+                self.maker(StepTask(step=step, excluded=frozenset()), lambda _: None)
                 for step in itertools.count(start_step)
             )
         else:
@@ -173,13 +173,13 @@ class PatchLoader:
             self.close()
 
     def _submit(self, step: int) -> None:
-        self._pool.submit(StepTask(step=step, deadly=frozenset(self._deadly)))
+        self._pool.submit(StepTask(step=step, excluded=frozenset(self._excluded)))
 
     def _note_loss(self, loss: WorkerLost) -> None:
         self._lost += 1
         name = "no file"
         if loss.mark != NO_MARK:
-            self._deadly.add(loss.mark)
+            self._excluded.add(loss.mark)
             name = str(self._folder / self.maker.entries[loss.mark].path)
         log.warning("a loader worker was lost on %s: %s", name, loss)
         if loss.mark == NO_MARK or self._lost > MOST_LOST_WORKERS:

@@ -47,7 +47,7 @@ class ClipRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class ClipSpec:
     """What one sample takes from its video.
 
     Args:
@@ -82,13 +82,13 @@ def choose_video(
     return int(epoch_order(seed, epoch, count)[place])
 
 
-def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> Draw:
+def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> ClipSpec:
     """Draw the clip's frames and the patches' places."""
     frames = _draw_frames(rng, rules, entry.num_frames)
     if rng.random() < rules.image_fraction or entry.is_image:
         frames = np.full_like(frames, frames[rng.integers(len(frames))])
     mirrored = rules.flip and rng.random() < 0.5
-    return Draw(frames=frames, mirrored=mirrored, offsets=sample_offsets(rules.pyramid, rng))
+    return ClipSpec(frames=frames, mirrored=mirrored, offsets=sample_offsets(rules.pyramid, rng))
 
 
 def choose_caption(rng: np.random.Generator, entry: VideoEntry) -> str:

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpdm_core.data.dataset import Kind
 from hpdm_core.data.faults import Problem
 from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
 from hpdm_core.data.video_io import CRF, GOP
+from hpdm_core.names import short_name
 
 VIDEOS = "videos"
 MIN_FRAMES = 16
@@ -109,14 +110,20 @@ class DecodingOptions:
 
 
 def targets(videos: Sequence[SourceVideo]) -> dict[str, str]:
-    """Return the canonical file of each source name; names that would clash keep their suffix."""
+    """Return the canonical file of each source name.
+
+    Names that would clash, also with a folder called c.mp4, keep their suffix; long ones are cut.
+    """
     stems = Counter(_stem(video.name).lower() for video in videos)
+    folders = {str(part).lower() for video in videos for part in PurePosixPath(video.name).parents}
     result: dict[str, str] = {}
     taken: set[str] = set()
     for video in videos:
         stem = _stem(video.name)
         unique = stem if stems[stem.lower()] == 1 else video.name
-        while unique.lower() in taken:
+        folder, slash, last = unique.rpartition("/")
+        unique = folder + slash + short_name(last)
+        while unique.lower() in taken or f"{unique}.mp4".lower() in folders:
             unique += "_"
         taken.add(unique.lower())
         result[video.name] = f"{VIDEOS}/{unique}.mp4"

@@ -1,10 +1,11 @@
 """The common part of every `hpdm prep`: decode in parallel, journal, manifest, table of findings.
 
-Each finished video is written to a journal at once, so that an interrupted run goes on where it
+Each finished video is written to a journal at once, so that an interrupted run resumes where it
 stopped; the manifest appears only at the end, whole. Prepared again, unchanged files are skipped.
 """
 
 import json
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from hpdm_core.data.dataset import (
     MANIFEST,
     NO_CLASS,
     REJECTED,
+    Rejection,
     VideoEntry,
     write_header,
     write_json_lines,
@@ -27,6 +29,7 @@ from hpdm_core.data.plan import VIDEOS, Job, Plan, SourceVideo, targets
 from hpdm_core.data.pool import Mark, WorkerLost, WorkerPool, attempt, run_tasks, usable_cores
 from hpdm_core.data.transcode import Refused, Transcoded
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
 # Starting processes takes longer than making this many videos does.
@@ -37,7 +40,7 @@ HUNG_SECONDS = 4 * 3600.0
 
 def describe(plan: Plan) -> dict[str, Any]:
     """Return what `prepare` would do, without decoding anything (`--dry-run`)."""
-    files = [v.file for v in plan.videos if v.file is not None and v.file.is_file()]
+    files = [v.file for v in plan.videos if v.file is not None and os.path.isfile(v.file)]
     return {
         "dry_run": True,
         "name": plan.name,
@@ -66,7 +69,7 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
     remove_partials(plan.folder)
     found = _make_all(plan, known, progress)
     rejected = [found.rejected[v.name] for v in plan.videos if v.name in found.rejected]
-    write_json_lines(plan.folder / REJECTED, rejected)
+    write_json_lines(plan.folder / REJECTED, [asdict(line) for line in rejected])
     if not found.entries:
         raise DataError(
             f"{usable_line(len(plan.videos), rejected)} ({plan.source})",
@@ -80,9 +83,9 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
     return _result(plan, found, entries, rejected)
 
 
-def usable_line(total: int, rejected: Sequence[dict[str, Any]]) -> str:
+def usable_line(total: int, rejected: Sequence[Rejection]) -> str:
     """Say it in one line: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
-    reasons = Counter(line["problem"] for line in rejected)
+    reasons = Counter(line.problem for line in rejected)
     listed = ", ".join(f"{count} {problem}" for problem, count in reasons.most_common())
     line = f"{total - len(rejected)} of {total} videos usable"
     return f"{line}: {listed}" if listed else line
@@ -92,7 +95,7 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
     found = Findings()
     jobs = _jobs(plan, known, found)
     head = {"kind": plan.kind, "source": plan.source, "settings": plan.settings}
-    done = [*map(asdict, found.entries.values()), *found.rejected.values()]
+    done = map(asdict, [*found.entries.values(), *found.rejected.values()])
     write_json_lines(plan.folder / JOURNAL, [head, *done])
     progress.start(f"preparing {plan.name}", len(jobs))
     try:
@@ -100,7 +103,7 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
             for job, outcome in _outcomes(plan, jobs):
                 line = _line(plan, job, outcome, known, found)
                 learn(found, line)
-                journal.write(json.dumps(line) + "\n")
+                journal.write(json.dumps(asdict(line)) + "\n")
                 progress.advance(
                     1, usable=str(len(found.entries)), rejected=str(len(found.rejected))
                 )
@@ -142,7 +145,7 @@ def _jobs(plan: Plan, known: Findings, found: Findings) -> list[Job]:
         if video.problem is not None:
             kind, detail = video.problem
             found.rejected[video.name] = _rejection(video, Refused(problem=kind, detail=detail))
-        elif old and _still_there(plan, old, files[video.name]) and _same_file(video, asdict(old)):
+        elif old and _still_there(plan, old, files[video.name]) and _same_file(video, old):
             found.entries[video.name] = _relabel(plan, video, old)
             found.skipped += 1
         elif old_rejected and _same_file(video, old_rejected):
@@ -159,13 +162,12 @@ def _still_there(plan: Plan, entry: VideoEntry, target: str) -> bool:
     return entry.path == target and (plan.folder / target).is_file()
 
 
-def _same_file(video: SourceVideo, line: dict[str, Any]) -> bool:
-    size, mtime = _stat(video.file)
-    return (size, mtime) == (line["source_bytes"], line["source_mtime_ns"])
+def _same_file(video: SourceVideo, line: VideoEntry | Rejection) -> bool:
+    return _stat(video.file) == (line.source_bytes, line.source_mtime_ns)
 
 
 def _stat(file: Path | None) -> tuple[int, int]:
-    if file is None or not file.exists():
+    if file is None or not os.path.exists(file):
         return 0, 0
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns
@@ -190,7 +192,7 @@ def _line(
     outcome: Transcoded | Refused | Exception,
     known: Findings,
     found: Findings,
-) -> dict[str, Any]:
+) -> VideoEntry | Rejection:
     """Turn a worker's answer into a line of the manifest or of rejected.jsonl."""
     video = job.video
     if isinstance(outcome, WorkerLost):
@@ -219,26 +221,26 @@ def _line(
             source_mtime_ns=mtime,
             source_sha256=outcome.sha256,
         )
-    return asdict(_relabel(plan, video, entry))
+    return _relabel(plan, video, entry)
 
 
-def _rejection(video: SourceVideo, refused: Refused) -> dict[str, Any]:
+def _rejection(video: SourceVideo, refused: Refused) -> Rejection:
     size, mtime = _stat(video.file)
-    return {
-        "source": video.name,
-        "problem": refused.problem,
-        "detail": refused.detail,
-        "source_bytes": size,
-        "source_mtime_ns": mtime,
-        "source_sha256": refused.sha256,
-    }
+    return Rejection(
+        source=as_unicode(video.name),
+        problem=refused.problem,
+        detail=refused.detail,
+        source_bytes=size,
+        source_mtime_ns=mtime,
+        source_sha256=refused.sha256,
+    )
 
 
 def _remove_stale(folder: Path, entries: Sequence[VideoEntry]) -> None:
     """Remove canonical videos that no entry names: their sources are gone or refused."""
     kept = {folder / entry.path for entry in entries}
     for file in (folder / VIDEOS).rglob("*.mp4"):
-        if file not in kept:
+        if file not in kept and file.is_file():  # a class may be called c.mp4
             file.unlink()
 
 
@@ -254,7 +256,7 @@ def _header(plan: Plan) -> dict[str, Any]:
 
 
 def _result(
-    plan: Plan, found: Findings, entries: Sequence[VideoEntry], rejected: Sequence[dict[str, Any]]
+    plan: Plan, found: Findings, entries: Sequence[VideoEntry], rejected: Sequence[Rejection]
 ) -> dict[str, Any]:
     frames = [entry.num_frames for entry in entries]
     sizes = Counter(f"{entry.height}x{entry.width}" for entry in entries)
@@ -265,7 +267,7 @@ def _result(
         "source": plan.source,
         "usable": usable_line(len(plan.videos), rejected),
         "videos": len(entries),
-        "rejected": dict(Counter(line["problem"] for line in rejected)),
+        "rejected": dict(Counter(line.problem for line in rejected)),
         "skipped_unchanged": found.skipped,
         "classes": len(plan.classes),
         "splits": dict(Counter(entry.split for entry in entries)),

@@ -19,7 +19,24 @@ except ImportError:  # no wheel for this platform: PyAV reads instead, more slow
 else:
     decord.logging.set_level(decord.logging.QUIET)
 
+# Headers may hold text that is not UTF-8, and it matters to nobody. PyAV 19 keeps its bytes, and
+# knows the option no more that earlier versions need.
+_ANY_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+# By name, so that a playlist or a list of files called x.mp4 opens no other file or host.
+_FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,live_flv,gif,mpegts,mpeg,mpegvideo,ogg,"
+_FORMATS += "asf,yuv4mpegpipe,h264,hevc,m4v,wav,mp3"
+_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 HAS_DECORD = decord is not None
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a video file for reading, and nothing else.
+
+    Raises:
+        av.error.FFmpegError or ValueError: FFmpeg cannot.
+    """
+    # Absolute, for FFmpeg takes a name such as `pipe:0.mp4` for a protocol.
+    return av.open(str(path.absolute()), options=_OPTIONS, **_ANY_TEXT)
 
 
 class DecordReader:
@@ -47,8 +64,11 @@ class PyavReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with av.open(str(path)) as container:
-                self.num_frames = container.streams.video[0].frames
+            with open_container(path) as container:
+                stream = container.streams.video[0]
+                self.num_frames = stream.frames
+                if None in (stream.codec_context, stream.average_rate, stream.time_base):
+                    raise ValueError("no decoder, or no clock")
         except (av.error.FFmpegError, ValueError, IndexError) as error:
             raise UnusableVideo(path, "unreadable", "PyAV cannot open it") from error
 
@@ -62,13 +82,13 @@ class PyavReader:
     def _frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         wanted = iter(indices)
         target = next(wanted)
-        with av.open(str(self.path)) as container:
+        with open_container(self.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             frame_ticks = 1 / (stream.average_rate * stream.time_base)
             container.seek(int(target * frame_ticks), stream=stream)
             for frame in container.decode(stream):
-                if frame.is_corrupt:
+                if frame.is_corrupt or frame.pts is None:
                     raise UnusableVideo(self.path, "corrupted", f"frame {target} or one before it")
                 place = round(frame.pts / frame_ticks)
                 while place == target:

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hpdm_core.data.atomic import atomic_path, write_text
+from hpdm_core.data.metadata import parse_typed
 from hpdm_core.errors import DataError
 
 FOLDER, INDEX = "text", "text.json"
@@ -44,6 +46,9 @@ class TextIndex:
     dtype: str
 
 
+_INDEX = TypeAdapter(TextIndex)
+
+
 def caption_key(caption: str) -> str:
     """Return the name of a caption's tensor."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
@@ -54,10 +59,7 @@ def read_text_index(folder: Path) -> TextIndex | None:
     path = folder / FOLDER / INDEX
     if not path.is_file():
         return None
-    try:
-        return TextIndex(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise DataError(f"{path} is damaged", remedy="run `hpdm prep captions` again") from error
+    return parse_typed(path.read_bytes(), _INDEX, str(path))
 
 
 def write_text_index(folder: Path, index: TextIndex) -> None:

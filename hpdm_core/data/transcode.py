@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
+import av.error
 import numpy as np
 from PIL import Image
 
-from hpdm_core.data.faults import Problem
+from hpdm_core.data.faults import Problem, irregular, is_of_machine
 from hpdm_core.data.video_io import (
     Frame,
     SequentialVideo,
     UnusableVideo,
     as_rate,
+    check_pixels,
     write_mp4,
 )
 
@@ -85,6 +87,8 @@ class Refused:
 
 def transcode(task: Transcode) -> Transcoded | Refused:
     """Make one file canonical; never raises for what is wrong with the file."""
+    if fault := irregular(task.source):
+        return Refused(problem="unreadable", detail=fault)
     try:
         sha256 = sha256_of(task.source)
     except OSError as error:
@@ -97,6 +101,14 @@ def transcode(task: Transcode) -> Transcoded | Refused:
         return _write_video(task, sha256)
     except UnusableVideo as error:
         return Refused(problem=error.problem, detail=error.detail, sha256=sha256)
+    except MemoryError:
+        detail = "decoding it takes more memory than there is"
+        return Refused(problem="unreadable", detail=detail, sha256=sha256)
+    except (av.error.FFmpegError, OSError) as error:
+        if is_of_machine(error):
+            raise
+        detail = f"its frames cannot be written as H.264: {error.strerror or error}"
+        return Refused(problem="unreadable", detail=detail, sha256=sha256)
 
 
 def sha256_of(path: Path) -> str:
@@ -111,6 +123,7 @@ def sha256_of(path: Path) -> str:
 def _write_image(task: Transcode, sha256: str) -> Transcoded:
     try:
         with Image.open(task.source) as image:
+            check_pixels(task.source, image.height, image.width)
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusableVideo(task.source, "not a video", "not a picture that can be read") from error

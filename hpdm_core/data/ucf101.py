@@ -5,10 +5,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm_core.data.folders import find_videos
+from hpdm_core.data.folders import find_videos, name_problem
+from hpdm_core.data.metadata import read_lines
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.data.ucf101_source import Ucf101Files
 from hpdm_core.errors import DataError
+from hpdm_core.names import as_unicode
 
 NUM_CLASSES = 101
 # v_<class>_g<group>_c<clip>: clips of one group were cut from one film, so groups never straddle
@@ -63,7 +65,7 @@ def plan_ucf101(
         )
     spelling = dict(official.classes)
     for _, _, match in named:
-        if match:
+        if match and not official.classes:  # with a list, what it lacks is mislabelled
             spelling.setdefault(match["label"].lower(), match["label"])
     complete = len(spelling) == NUM_CLASSES
     videos = [
@@ -75,7 +77,7 @@ def plan_ucf101(
         name=name,
         kind="ucf101",
         classes=tuple(official.classes.values()) or tuple(sorted(spelling.values())),
-        source=files.words,
+        source=as_unicode(files.words),
         videos=videos,
         make=options,
         settings=options.settings,
@@ -86,19 +88,18 @@ def plan_ucf101(
 
 def read_split_lists(folder: Path, fold: int) -> SplitLists:
     """Read classInd.txt, trainlist0N.txt and testlist0N.txt anywhere below `folder`."""
-    files = {file.name.lower(): file for file in sorted(folder.rglob("*.txt"))}
+    files = {file.name.lower(): file for file in sorted(folder.rglob("*.txt")) if file.is_file()}
     classes = {}
     if index := files.get("classind.txt"):
-        for line in index.read_text(encoding="utf-8").split("\n"):
+        for _, line in read_lines(index):
             if len(words := line.split()) == 2:
                 classes[words[1].lower()] = words[1]
     splits = {}
     for split in ("train", "test"):
         if listed := files.get(f"{split}list{fold:02d}.txt"):
-            for line in listed.read_text(encoding="utf-8").split("\n"):
-                if words := line.split():
-                    stem = words[0].rpartition("/")[2].rpartition(".")[0]
-                    splits[stem.lower()] = split
+            for _, line in read_lines(listed):
+                stem = line.split()[0].rpartition("/")[2].rpartition(".")[0]
+                splits[stem.lower()] = split
     return SplitLists(classes=classes, splits=splits)
 
 
@@ -112,10 +113,15 @@ def _video(
     fold: int,
     complete: bool,
 ) -> SourceVideo:
+    if problem := name_problem(name):
+        return SourceVideo(file=file, name=name, problem=problem)
     if match is None:
         detail = "its name is not of the form v_<Class>_g<NN>_c<NN>, so its class is not known"
         return SourceVideo(file=file, name=name, problem=("mislabelled", detail))
     label = match["label"].lower()
+    if label not in spelling:
+        detail = f"its class {match['label']} is not in classInd.txt"
+        return SourceVideo(file=file, name=name, problem=("mislabelled", detail))
     parent = file.parent.name.lower()
     if parent in spelling and parent != label:
         detail = f"named {match['label']}, but in the folder of {file.parent.name}"

@@ -1,15 +1,17 @@
 """Where UCF-101 comes from: a folder, an archive, a URL, or its known copies on the web."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hpdm_core.data.archives import extract, is_rar, open_members
+from hpdm_core.data.archives import DamagedArchive, extract, is_archive, is_rar, open_members
 from hpdm_core.data.atomic import write_text
 from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import DataError
+from hpdm_core.names import plain_name, short_name
 from hpdm_core.progress import Progress
 
 # The first copy has a published hash (listed by TensorFlow Datasets); the second is the official
@@ -63,9 +65,10 @@ def obtain(
     Raises:
         DataError: nothing there, or no copy can be had.
     """
-    if source is not None and Path(source).is_dir():
+    if source is not None and os.path.isdir(source):
         path = Path(source)
         return Ucf101Files(videos=path, lists=None, words=str(path.resolve()))
+    check_source(source)
     notes: list[str] = []
     if source is None:
         archive, words = _first_of(copies, folder, progress), "UCF-101 from the web"
@@ -74,12 +77,6 @@ def obtain(
     else:
         archive = Path(source)
         words = str(archive.resolve())
-        if not archive.is_file():
-            raise DataError(
-                f"--source {source}: nothing there",
-                expected="a folder, a .zip, .tar or .rar, or a URL",
-                remedy="leave --source out to download UCF-101 (7 GB)",
-            )
     lists = None
     if source is None and splits is not None:
         try:
@@ -94,19 +91,29 @@ def describe_source(
     source: str | None, *, copies: Sequence[Remote] = VIDEOS
 ) -> dict[str, Any] | None:
     """Say what `obtain` would fetch and unpack; None where the videos lie in a folder already."""
-    if source is not None and Path(source).is_dir():
+    if source is not None and os.path.isdir(source):
         return None
     if source is None:
         return {"download": copies[0].url, "bytes": copies[0].size}
     if "://" in source:
         return {"download": source}
-    if not Path(source).is_file():
-        raise DataError(f"--source {source}: nothing there")
+    check_source(source)
     if is_rar(Path(source)):
         return {"unpack": source, "bytes": Path(source).stat().st_size}
     with open_members(Path(source)) as members:
         size = sum(member.size for member in members)
         return {"unpack": source, "files": len(members), "bytes": size}
+
+
+def check_source(source: str | None) -> None:
+    """Raise DataError where a source is named that is not there."""
+    if source is None or "://" in source or os.path.isdir(source) or os.path.isfile(source):
+        return
+    raise DataError(
+        f"--source {source}: " + ("not a file" if os.path.exists(source) else "nothing there"),
+        expected="a folder, a .zip, .tar or .rar, or a URL",
+        remedy="leave --source out to download UCF-101 (7 GB)",
+    )
 
 
 def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Path:
@@ -124,8 +131,21 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
 
 
 def _fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
-    name = Path(urlsplit(remote.url).path).name or "archive"
-    return download(remote, folder / "source" / name, progress)
+    archive = download(remote, folder / "source" / _file_name(remote.url), progress)
+    if remote.sha256 is None and not is_archive(archive):
+        archive.unlink()  # or it would stand in the way of every further attempt
+        raise DataError(
+            f"what came from {remote.url} is no archive (a web page?); it was removed",
+            remedy="check the address, or name a local copy with --source",
+        )
+    return archive
+
+
+def _file_name(url: str) -> str:
+    try:
+        return plain_name(short_name(Path(urlsplit(url).path).name))
+    except ValueError:
+        return "archive"
 
 
 def _unpack(archive: Path, folder: Path, progress: Progress) -> Path:
@@ -136,6 +156,14 @@ def _unpack(archive: Path, folder: Path, progress: Progress) -> Path:
     words = f"{archive.resolve()} {state.st_size} {state.st_mtime_ns}"
     if not (unpacked.is_dir() and stamp.is_file() and stamp.read_text("utf-8") == words):
         stamp.unlink(missing_ok=True)
-        extract(archive, unpacked, progress)
+        try:
+            extract(archive, unpacked, progress)
+        except DamagedArchive as error:
+            if archive.parent != unpacked.parent:  # the user's own
+                raise
+            archive.unlink()
+            raise DataError(
+                f"{error}; it was removed", remedy="run the same command again to fetch it"
+            ) from error
         write_text(stamp, words)
     return unpacked

@@ -20,17 +20,16 @@ import av.logging
 import numpy as np
 
 from hpdm_core.data.atomic import atomic_path
-from hpdm_core.data.faults import UnusableVideo
-from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader
+from hpdm_core.data.faults import UnusableVideo, irregular
+from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader, open_container
 from hpdm_core.errors import DataError
 
 av.logging.set_level(av.logging.PANIC)
 
-# Headers may hold text that is not UTF-8, and it matters to nobody. PyAV 19 keeps its bytes, and
-# knows the option no more that earlier versions need.
-_ANY_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 GOP = 12
 CRF = 18
+# A frame of 8192x8192 takes 200 MB as RGB: what claims more is damaged, or meant to fill memory.
+MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +58,25 @@ class SequentialVideo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if fault := irregular(path):
+            raise UnusableVideo(path, "unreadable", fault)
         if path.stat().st_size == 0:
             raise UnusableVideo(path, "empty", "the file is empty")
         try:
-            self._container = av.open(str(path), **_ANY_TEXT)
+            self._container = open_container(path)
         except (av.error.FFmpegError, ValueError) as error:
             raise UnusableVideo(path, "not a video", _not_a_video(path)) from error
         if not self._container.streams.video:
             self._container.close()
             raise UnusableVideo(path, "not a video", "no video stream in it (sound only?)")
         self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1
+        decoder = self._stream.codec_context
+        if decoder is None:
+            self._container.close()
+            raise UnusableVideo(path, "unreadable", "no decoder here knows its codec")
+        check_pixels(path, decoder.height, decoder.width)
+        decoder.thread_count = 1
+        decoder.options = {"max_pixels": str(MOST_PIXELS)}
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.has_times = "avi" not in self._container.format.name.split(",")
         self.claimed_frames = self._claimed_frames()
@@ -115,6 +122,12 @@ class SequentialVideo:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_pixels(path: Path, height: int, width: int) -> None:
+    """Raise UnusableVideo for frames too large to be held in memory."""
+    if height * width > MOST_PIXELS:
+        raise UnusableVideo(path, "unreadable", f"frames of {height}x{width} pixels are too large")
 
 
 def _not_a_video(path: Path) -> str:

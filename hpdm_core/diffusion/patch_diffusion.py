@@ -32,7 +32,7 @@ class LevelLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
+class NoiseDraws:
     """The random part of a batch.
 
     Args:
@@ -118,7 +118,7 @@ class PatchDiffusion:
         per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
         return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)
 
-    def draw(self, batch: PatchBatch, *, seed: int, step: int) -> Draws:
+    def draw(self, batch: PatchBatch, *, seed: int, step: int) -> NoiseDraws:
         """Draw noise levels, noise and dropout for each sample of a batch."""
         device = batch.patches[0].device
         generator = torch.Generator(device)
@@ -138,7 +138,7 @@ class PatchDiffusion:
         std = uniform.new_tensor(self.noise_std[:levels])
         sigma = (mean + std * torch.stack([z for z, _ in normals])).exp()  # (b, l)
         cleaned = self._cleaned_levels(uniform[:, 2], uniform[:, 3], levels)
-        return Draws(
+        return NoiseDraws(
             sigma=torch.where(cleaned, self.context_sigma, sigma),
             counts=(~cleaned).to(sigma.dtype),
             noise=tuple(noise),

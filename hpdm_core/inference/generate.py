@@ -17,11 +17,13 @@ from hpdm_core.diffusion.guidance import Guidance, guided
 from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.tiled_inference import Share, TiledLevel
+from hpdm_core.inference.tiled_inference import TiledLevel, TileShard
 from hpdm_core.records import Condition
 from hpdm_core.seeds import derive_seed
 
 CHANNELS = 3
+# Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
+TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +48,21 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """How the work is cut; none of it changes a video.
+class ExecutionOptions:
+    """How the work is divided; none of it changes a video.
 
     Args:
         device: where the network is.
         tile_batch: patches per call of the network.
         make_cache: makes the store of what does not change over a level's steps, or None.
-        share: this process's part of the tiles.
+        shard: this process's part of the tiles.
         advance: called after every call of a level's solver with (level, calls of that level).
     """
 
     device: torch.device
     tile_batch: int
     make_cache: Callable[[], ActivationCache | None]
-    share: Share = field(default_factory=Share)
+    shard: TileShard = field(default_factory=TileShard)
     advance: Callable[[int, int], None] = lambda level, total: None
 
 
@@ -72,7 +74,7 @@ def generate(
     *,
     seeds: tuple[int, ...],
     condition: Condition,
-    work: Work,
+    work: ExecutionOptions,
 ) -> tuple[Tensor, ...]:
     """Generate a batch of videos, all levels of each.
 
@@ -82,7 +84,7 @@ def generate(
         settings: solvers and tiles; `settings.solvers` may stop early, at a coarser level.
         seeds: one per video.
         condition: one row per video.
-        work: how the work is cut.
+        work: how the work is divided.
 
     Returns:
         per level (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
@@ -127,7 +129,7 @@ def _sample_level(
     seeds: tuple[int, ...],
     condition: Condition,
     lower: tuple[Tensor, ...],
-    work: Work,
+    work: ExecutionOptions,
 ) -> Tensor:
     """Return the video of one level, (b, c, t, h, w) float32 on the device."""
     cache = work.make_cache()
@@ -144,7 +146,7 @@ def _sample_level(
             tile_batch=work.tile_batch,
             cache=cache,
             self_conditioning=settings.self_conditioning,
-            share=work.share,
+            shard=work.shard,
             branch=branch,
         )
         return lambda x, sigma: whole(x.float(), sigma).to(x.dtype)

@@ -23,7 +23,7 @@ from hpdm_core.records import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class TileShard:
     """This process's part of the tiles of one video (`--shard tiles`).
 
     Args:
@@ -52,7 +52,7 @@ class TiledLevel:
         tile_batch: tiles per call of the network, over samples and tiles together.
         cache: where to keep what does not change over the steps; None computes it every time.
         self_conditioning: whether latents start from those of the step before.
-        share: this process's part of the tiles.
+        shard: this process's part of the tiles.
         branch: name of these rows in the cache, where another level shares it (guidance).
     """
 
@@ -66,7 +66,7 @@ class TiledLevel:
     tile_batch: int
     cache: ActivationCache | None
     self_conditioning: bool
-    share: Share = field(default_factory=Share)
+    shard: TileShard = field(default_factory=TileShard)
     branch: str = "conditional"
     _source: ContextSource | None = None
     _latents: Tensor | None = None
@@ -95,13 +95,13 @@ class TiledLevel:
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             self._shrink(reason)  # out here, where the error no longer holds on to tensors
-        self.share.sum_over_processes(total)
+        self.shard.sum_over_processes(total)
         return total / self._counts.to(x.device)
 
     def _own_tiles(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
         """Denoise this process's tiles; return their sum in place and their latents."""
         items = torch.arange(len(x) * len(self._offsets))
-        items = items.tensor_split(self.share.world_size)[self.share.rank]
+        items = items.tensor_split(self.shard.world_size)[self.shard.rank]
         total = torch.zeros_like(x)
         if len(items) == 0:  # more processes than tiles
             return total, None

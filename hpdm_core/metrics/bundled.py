@@ -148,5 +148,5 @@ def load_bundled(device: torch.device | str = "cpu", *, path: Path = WEIGHTS) ->
         raise MetricError(
             f"{path} is not a bundled detector",
             got=f"{type(error).__name__}: {error}",
-            remedy="train it again with `python -m hpdm_core.runs.train_bundled`",
+            remedy="train it again with `python -m hpdm_core.metrics.train_bundled`",
         ) from error

@@ -2,7 +2,7 @@
 
 A store belongs to one set of videos, cut in one way, seen by one detector; all of that is its key.
 A chunk holds a fixed range of places in the set's order, so that any number of processes may fill
-different chunks, an interrupted run goes on where it stopped, and another protocol reads what
+different chunks, an interrupted run resumes where it stopped, and another protocol reads what
 is there.
 
 Axis legend: `n` videos, `d` output width.

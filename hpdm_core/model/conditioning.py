@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpdm_core.errors import DataError
 from hpdm_core.records import Condition
 
 
@@ -63,14 +64,27 @@ class ConditioningTokens(nn.Module):
             c_noise: (b,) ln(sigma) / 4.
             condition: (b,) rows; 'none' is the class table's last entry, or a text whose tokens
                 are all masked.
+
+        Raises:
+            DataError: `condition` lacks the labels or the text that the network takes.
         """
         noise = self.noise(c_noise)[:, None]
         if self.project is None:
             return noise, None
         if self.classes is not None:
             labels = condition.labels
+            if labels is None:
+                raise DataError(
+                    "the network takes classes but the condition has no labels",
+                    remedy="give Condition(labels=...), -1 where a video has none",
+                )
             labels = torch.where(labels < 0, self.num_classes, labels)
             return torch.cat([noise, self.project(self.classes(labels))[:, None]], dim=1), None
+        if condition.text is None or condition.text_mask is None:
+            raise DataError(
+                "the network takes text but the condition lacks text or text_mask",
+                remedy="give Condition(text=..., text_mask=...), a row of False for no text",
+            )
         text = self.project(condition.text.to(noise.dtype))
         always = torch.ones_like(condition.text_mask[:, :1])
         mask = torch.cat([always, condition.text_mask], dim=1)

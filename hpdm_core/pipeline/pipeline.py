@@ -16,7 +16,7 @@ from hpdm_core import __version__
 from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.device import available_memory, resolve_device, set_precision
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.inference.generate import SamplingSettings, Work, generate, solver_calls
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate, solver_calls
 from hpdm_core.pipeline.card import Score
 from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
 from hpdm_core.pipeline.export import save_model
@@ -258,11 +258,11 @@ class Pipeline:
             settings,
             seeds=tuple(seeds),
             condition=condition.to(self.device),
-            work=Work(
+            work=ExecutionOptions(
                 device=self.device,
                 tile_batch=tile_batch,
                 make_cache=resources.cache_maker(self.device),
-                share=resources.share,
+                shard=resources.shard,
                 advance=advance,
             ),
         )

@@ -9,14 +9,17 @@ import torch
 from hpdm_core.build import blocks_per_level, build_network, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
-from hpdm_core.inference.generate import SamplingSettings, evaluations, solver_calls
+from hpdm_core.inference.generate import (
+    TOKENS_PER_CALL,
+    SamplingSettings,
+    evaluations,
+    solver_calls,
+)
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
 DEFAULT_FREE = 16 << 30
 MOST_VIDEOS = 16
-# Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
-TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,49 @@ def choose_batch_sizes(
         enough = TOKENS_PER_CALL[device_type] // _tokens(recipe)
         tiles = max(1, min(room // tile_bytes(recipe), enough))
     return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+
+
+def plan_sampling(
+    recipe: Recipe,
+    settings: SamplingSettings,
+    *,
+    where: str,
+    cached: bool,
+    videos: int | None,
+    tiles: int | None,
+) -> dict:
+    """Return the figures of a dry run: what one video takes on a GPU.
+
+    Args:
+        recipe: of the model.
+        settings: solver and tiles.
+        where: the model's name in the figures.
+        cached: whether what does not change over the steps is kept.
+        videos: videos at a time; None chooses.
+        tiles: tiles in one pass; None chooses.
+    """
+    rows = describe_sampling(recipe, settings)
+    sizes = choose_batch_sizes(
+        recipe,
+        rows,
+        free=None,
+        count=1,
+        device_type="cuda",
+        cached=cached,
+        videos=videos,
+        tiles=tiles,
+    )
+    return {
+        "model": where,
+        "overlap": settings.overlap or "none",
+        "guidance": settings.guidance.scale,
+        "levels": rows,
+        "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
+        "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
+        "memory_bytes": memory_estimate(recipe, sizes),
+        "videos_at_a_time": sizes.videos,
+        "tiles_at_a_time": sizes.tiles,
+    }
 
 
 def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:

@@ -8,7 +8,7 @@ import torch
 
 from hpdm_core.device import available_memory
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.tiled_inference import Share
+from hpdm_core.inference.tiled_inference import TileShard
 
 CacheMode = Literal["auto", "gpu", "cpu", "off"]
 
@@ -26,7 +26,7 @@ class Resources:
         cache_gb: largest size of that cache in GB; None goes by free memory.
         free: bytes free on the device; None asks the device. Several processes that compute
             together must give the same number.
-        share: this process's part of the tiles.
+        shard: this process's part of the tiles.
     """
 
     batch: int | None = None
@@ -34,7 +34,7 @@ class Resources:
     cache: CacheMode = "auto"
     cache_gb: float | None = None
     free: int | None = None
-    share: Share = field(default_factory=Share)
+    shard: TileShard = field(default_factory=TileShard)
 
     def cache_maker(self, device: torch.device) -> Callable[[], ActivationCache | None]:
         """Return what makes the cache of one level.

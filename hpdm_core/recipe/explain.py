@@ -10,6 +10,7 @@ from hpdm_core.errors import RecipeError
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.recipe.yaml_tree import Marked, parse_scalar
 
+MOST_SHOWN = 120
 # What each of pydantic's error types expects; braces are filled from the error's context.
 _EXPECTED = {
     "int_type": "a whole number",
@@ -95,6 +96,8 @@ def _nearest(path: tuple) -> str:
     """Say which key the user may have meant: in this section, or of that name elsewhere."""
     *parents, wrong = map(str, path)
     fields = _section(tuple(parents)).model_fields
+    if len(wrong) > MOST_SHOWN:
+        return f"keys here: {', '.join(fields)}"
     here = {key: (*parents, key) for key in fields}
     anywhere = {leaf[-1]: leaf for leaf in field_paths()}
     if wrong in anywhere:
@@ -135,6 +138,12 @@ def _remedy(kind: str, value: object) -> str | None:
 
 
 def _shown(value: object) -> str:
+    """Write a value as the user did, its end left out where it is long."""
+    text = _written(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _written(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -142,7 +151,7 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return f"'{value}' (text)"
     if isinstance(value, tuple):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
+        return "[" + ", ".join(_written(item) for item in value) + "]"
     if isinstance(value, dict):
         return f"a section with {', '.join(map(str, value))}" if value else "an empty section"
     return str(value)
@@ -153,4 +162,4 @@ def _dotted(path: tuple) -> str:
     text = ""
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
-    return text or "recipe"
+    return text[:MOST_SHOWN] or "recipe"

@@ -5,6 +5,7 @@ A recipe is a file, or the bare name of one that is shipped with the package. It
 """
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,23 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 from hpdm_core.errors import RecipeError
+from hpdm_core.names import has_unprintable, is_unicode
 from hpdm_core.recipe.explain import explain
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.recipe.yaml_tree import Marked, dump, parse, parse_scalar
+from hpdm_core.recipe.yaml_tree import (
+    MOST_CHARACTERS,
+    MOST_DEPTH,
+    Marked,
+    dump,
+    parse,
+    parse_scalar,
+)
 
 _OWN = ("name", "description")
-# Files beside the recipes that are tables of the paper (hpdm_core.reports).
-_TABLE = re.compile(r"(table|fig)\d+")
+# The folder beside the recipes with the tables of the paper (hpdm_core.reports).
+_TABLES = "tables"
+# Mistakes that are worth a user's time at once.
+_MOST_PROBLEMS = 30
 _OVERRIDE = re.compile(r"^(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)=(?P<value>.*)$", re.DOTALL)
 
 
@@ -64,17 +75,19 @@ def recipe_from_yaml(text: str, source: str) -> Recipe:
 def find_recipe(ref: str | Path) -> Path:
     """Return the file that a path or a shipped recipe's bare name stands for."""
     path = Path(ref)
-    if _TABLE.fullmatch(path.stem) and path.stem in {file.stem for file in shipped_tables()}:
+    tables = {file.stem: file for file in shipped_tables()}
+    # A recipe of one's own may have a table's name.
+    if path.stem in tables and (not os.path.isfile(path) or path.resolve() == tables[path.stem]):
         raise RecipeError(
             f"{ref} is a table of the paper, not a recipe", remedy=f"run `hpdm ablate {path.stem}`"
         )
-    if path.is_file():
+    if os.path.isfile(path):  # False also for a name that no file system takes
         return path
     shipped = {file.stem: file for file in shipped_recipes()}
     bare = path.parent == Path(".") and path.suffix not in (".yaml", ".yml")
     if bare and path.name in shipped:
         return shipped[path.name]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RecipeError(f"{ref} is a folder", expected="a recipe, a .yaml file")
     close = difflib.get_close_matches(path.stem, shipped, n=1)
     if path.stem in shipped:
@@ -89,25 +102,25 @@ def find_recipe(ref: str | Path) -> Path:
 
 def shipped_recipes() -> list[Path]:
     """Return the recipes that come with the package, sorted by name."""
-    return [file for file in _shipped_files() if not _TABLE.fullmatch(file.stem)]
+    return sorted(_shipped_folder().glob("*.yaml"))
 
 
 def shipped_tables() -> list[Path]:
     """Return the paper's tables that come with the package, sorted by name."""
-    return [file for file in _shipped_files() if _TABLE.fullmatch(file.stem)]
+    return sorted((_shipped_folder() / _TABLES).glob("*.yaml"))
 
 
-def _shipped_files() -> list[Path]:
+def _shipped_folder() -> Path:
     # Beside hpdm_core: `hpdm_recipes` where it is installed, `recipes` in a checkout.
     root = Path(__file__).resolve().parents[2]
-    folder = next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)
-    return sorted(folder.glob("*.yaml"))
+    return next((root / n for n in ("hpdm_recipes", "recipes") if (root / n).is_dir()), root)
 
 
 def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:
     """Return the file's tree on top of what it extends, and the problems of both."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} is not text in UTF-8") from error
     except OSError as error:
@@ -126,6 +139,8 @@ def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:
         return own, problems
     base_path = _base(extends, path)
     seen = (*seen, path.resolve())
+    if len(seen) > MOST_DEPTH:
+        raise RecipeError(f"{extends.where}: more than {MOST_DEPTH} recipes extend each other")
     if base_path.resolve() in seen:
         chain = " -> ".join(file.name for file in (*seen, base_path))
         raise RecipeError(f"{extends.where}: recipes extend each other in a circle: {chain}")
@@ -142,7 +157,7 @@ def _base(extends: Marked, path: Path) -> Path:
             expected="a path relative to this file, or a shipped recipe's bare name",
         )
     beside = path.parent / extends.value
-    if beside.is_file():
+    if os.path.isfile(beside):
         return beside
     try:
         return find_recipe(extends.value)
@@ -151,9 +166,13 @@ def _base(extends: Marked, path: Path) -> Path:
 
 
 def _overridden(tree: Marked, override: str, problems: list[str]) -> Marked:
-    where = f"override {override}"
+    shown = ascii(override) if has_unprintable(override) else override
+    where = f"override {shown if len(shown) <= 80 else shown[:80] + '...'}"
     match = _OVERRIDE.match(override)
-    if match is None:
+    if not is_unicode(override):
+        problems.append(f"{where}: not text in UTF-8")
+        return tree
+    if match is None or match["path"].count(".") > MOST_DEPTH:
         problems.append(f"{where}: expected section.key=value, such as optim.lr=1e-3")
         return tree
     text = match["value"]
@@ -177,7 +196,9 @@ def _validated(tree: Marked, problems: list[str], *, what: str) -> Recipe:
     if problems:
         if len(problems) == 1:
             raise RecipeError(problems[0])
-        raise RecipeError(f"{what} has {len(problems)} mistakes:\n  " + "\n  ".join(problems))
+        more = len(problems) - _MOST_PROBLEMS
+        listed = [*problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        raise RecipeError(f"{what} has {len(problems)} mistakes:\n  " + "\n  ".join(listed))
     return recipe
 
 

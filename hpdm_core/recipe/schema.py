@@ -5,19 +5,29 @@ Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
+from hpdm_core.names import plain_name
+from hpdm_core.recipe.bounds import size_problems
+from hpdm_core.recipe.consistency import block_problems, level_problems, token_problems
 
 Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
+Name = Annotated[str, AfterValidator(plain_name)]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 # A value for every level, or a list of one per level, coarsest first.
 BY_LEVEL = BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,))
 Solver = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
-STOCHASTIC_SOLVERS = ("heun", "euler")
 
 
 class Section(BaseModel):
@@ -30,14 +40,14 @@ class DataRecipe(Section):
     """Which videos, and how clips are cut from them."""
 
     root: str = Field("./data", description="folder that `hpdm prep` wrote to")
-    name: str = Field(description="data set's name below the root")
+    name: Name = Field(description="data set's name below the root")
     split: str = Field("train", description="which split of the manifest to train on")
     frame_stride: Positive = Field(1, description="take every n-th frame of the source")
     short_clips: Literal["drop", "loop", "hold"] = Field(
         "drop", description="videos with too few frames: leave out, repeat, or hold the last frame"
     )
     flip: bool = Field(False, description="mirror half of the clips left to right")
-    image_fraction: Share = Field(
+    image_fraction: Fraction = Field(
         0.0, description="fraction of samples that are a still, repeated in time"
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="decoding processes per device")
@@ -123,10 +133,10 @@ class ModelRecipe(Section):
         None, description="number of classes; left out: taken from the data set"
     )
     condition_width: Positive = Field(1024, description="width of class embeddings or text tokens")
-    self_conditioning: Share = Field(
+    self_conditioning: Fraction = Field(
         0.0, description="(rin) share of training samples that see the latents of an earlier pass"
     )
-    dropout: Share = Field(0.0, description="dropout inside the MLPs that follow self-attention")
+    dropout: Fraction = Field(0.0, description="dropout inside the MLPs that follow self-attention")
 
     @model_validator(mode="after")
     def _sound(self) -> "ModelRecipe":
@@ -141,7 +151,7 @@ class ModelRecipe(Section):
                 "detach_context has no effect with context: shallow, whose pixels carry no "
                 "gradient; set one of them otherwise"
             )
-        problems = list(_block_problems(self))
+        problems = list(block_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -169,8 +179,8 @@ class DiffusionRecipe(Section):
     x_weight_cap: AboveZero = Field(
         400.0, description="largest weight of a squared error of the clean video (x)"
     )
-    condition_dropout: Share = Field(0.1, description="fraction of samples without condition")
-    clean_context: Share = Field(
+    condition_dropout: Fraction = Field(0.1, description="fraction of samples without condition")
+    clean_context: Fraction = Field(
         0.0,
         description="fraction of samples whose lower levels are at context_sigma, as at sampling",
     )
@@ -186,7 +196,7 @@ class OptimRecipe(Section):
         "lamb", description="optimiser; `muon`: Muon for the blocks' matrices, AdamW for the rest"
     )
     lr: Annotated[float, Field(gt=0)] = Field(description="peak learning rate")
-    betas: tuple[Share, Share] = Field((0.9, 0.99), description="decay of the two moments")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.01, description="not applied to biases and norms"
     )
@@ -195,7 +205,7 @@ class OptimRecipe(Section):
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    final_lr_fraction: Share = Field(
+    final_lr_fraction: Fraction = Field(
         0.0, description="learning rate at the last step, as a fraction of the peak"
     )
 
@@ -223,7 +233,7 @@ class TrainRecipe(Section):
     ema_rampup_ratio: Annotated[float, Field(gt=0)] = Field(
         0.1, description="the half-life is at most this fraction of the steps done (short runs)"
     )
-    level_drop_prob: Share = Field(
+    level_drop_prob: Fraction = Field(
         0.0, description="probability that a step leaves out the finest levels (appendix D)"
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
@@ -287,6 +297,11 @@ class SamplingRecipe(Section):
             )
         return self
 
+    def by_level_fields(self) -> list[str]:
+        """Return the fields that hold one value for all levels, or a list of one per level."""
+        fields = type(self).model_fields.items()
+        return [name for name, field in fields if BY_LEVEL in field.metadata]
+
     def by_level(self, name: str, levels: int) -> tuple:
         """Return a field's value for each level; a single value holds for all of them."""
         values = getattr(self, name)
@@ -296,7 +311,7 @@ class SamplingRecipe(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field(description="name of the recipe; the default folder below runs/")
+    name: Name = Field(description="name of the recipe; the default folder below runs/")
     description: str = Field("", description="one line on what it is for")
     data: DataRecipe
     pyramid: PyramidRecipe
@@ -308,83 +323,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_level_problems(self)) + list(_token_problems(self))
+        problems = [*level_problems(self), *token_problems(self), *size_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def _block_problems(model: ModelRecipe):
-    if model.block == "rin":
-        for name in ("latent_width", "num_latents"):
-            if getattr(model, name) is None:
-                yield f"model.{name} is missing, which block: rin needs"
-        return
-    if model.data_width % model.head_width:
-        yield (
-            f"model.head_width {model.head_width} does not divide model.data_width "
-            f"{model.data_width}, as block: transformer needs; change one of them"
-        )
-    if model.self_conditioning > 0:
-        yield (
-            f"model.self_conditioning is {model.self_conditioning:g}, expected 0 with block: "
-            "transformer, which has no latents; set it to 0"
-        )
-
-
-_BY_LEVEL_FIELDS = [
-    name for name, field in SamplingRecipe.model_fields.items() if BY_LEVEL in field.metadata
-]
-
-
-def _level_problems(recipe: Recipe):
-    levels = len(recipe.pyramid.levels)
-    diffusion, sampling = recipe.diffusion, recipe.sampling
-    lists = {
-        f"diffusion.{name}": getattr(diffusion, name)
-        for name in ("sigma_in", "noise_mean", "noise_std", "level_weights")
-    }
-    many = {f"sampling.{name}": getattr(sampling, name) for name in _BY_LEVEL_FIELDS}
-    lists |= {name: values for name, values in many.items() if len(values) != 1}
-    wrong = {name: len(values) for name, values in lists.items() if len(values) != levels}
-    for name, count in wrong.items():
-        yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
-    if not any(name.startswith("sampling.") for name in wrong):
-        yield from _solver_problems(sampling, levels)
-    loads = recipe.model.levels_per_block
-    if loads[-1] != levels:
-        yield (
-            f"model.levels_per_block ends with {loads[-1]}, expected {levels}: "
-            "the last block must run on every level"
-        )
-
-
-def _solver_problems(sampling: SamplingRecipe, levels: int):
-    names = ("sigma_min", "sigma_max", "s_min", "s_max", "churn", "solver")
-    columns = [sampling.by_level(name, levels) for name in names]
-    for level, (low, high, s_low, s_high, churn, solver) in enumerate(zip(*columns, strict=True)):
-        if low >= high:
-            yield (
-                f"sampling.sigma_min {low:g} must be below sampling.sigma_max {high:g} "
-                f"(level {level})"
-            )
-        if s_low >= s_high:
-            yield (
-                f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
-            )
-        if churn > 0 and solver not in STOCHASTIC_SOLVERS:
-            yield (
-                f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "
-                f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
-            )
-
-
-def _token_problems(recipe: Recipe):
-    for axis, patch, token in zip(
-        ("frames", "height", "width"), recipe.pyramid.patch, recipe.model.token, strict=True
-    ):
-        if patch % token:
-            yield (
-                f"pyramid.patch has {axis} {patch}, which model.token's {token} does not divide; "
-                "change one of them"
-            )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import yaml
 
 from hpdm_core.errors import RecipeError
+from hpdm_core.names import is_unicode
 
 Plain = None | bool | int | float | str | list | dict
 
@@ -26,6 +27,8 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
+# What no recipe needs, and what would take the reader minutes or more stack than there is.
+MOST_CHARACTERS, MOST_DEPTH, MOST_DIGITS = 100_000, 16, 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +86,14 @@ def parse(text: str, source: str) -> tuple[Marked, list[str]]:
         The tree, and problems after which reading could go on (a key that stands twice).
 
     Raises:
-        RecipeError: the text is not YAML, or holds an alias or a tag.
+        RecipeError: the text is not YAML, or holds an alias, a tag, or more than a recipe may.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise RecipeError(
+            f"{source} is too long for a recipe",
+            got=f"{len(text):,} characters",
+            expected=f"at most {MOST_CHARACTERS:,}",
+        )
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -92,6 +101,8 @@ def parse(text: str, source: str) -> tuple[Marked, list[str]]:
         raise RecipeError(f"{_where(source, mark)}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {error}") from error
+    except ValueError as error:  # PyYAML's own, of numbers in escapes and directives
+        raise RecipeError(f"{source}: not valid YAML: {str(error)[:80]}") from error
     if node is None:
         return Marked(value={}, where=f"{source}:1:1"), []
     problems: list[str] = []
@@ -100,7 +111,8 @@ def parse(text: str, source: str) -> tuple[Marked, list[str]]:
 
 def parse_scalar(text: str) -> Plain:
     """Return what a bare word stands for: a number, true/false, nothing, or the text itself."""
-    return _scalar(text, _Resolver().resolve(yaml.ScalarNode, text, (True, False)))
+    tag = _Resolver().resolve(yaml.ScalarNode, text, (True, False))
+    return text if _scalar_problem(text, tag) else _scalar(text, tag)
 
 
 def dump(values: dict) -> str:
@@ -123,14 +135,21 @@ class _Loader(
         yaml.parser.Parser.__init__(self)
         yaml.composer.Composer.__init__(self)
         _Resolver.__init__(self)
+        self._depth = 0
 
     def compose_node(self, parent, index):
         event = self.peek_event()
+        problem = None
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not used in recipes", event.start_mark
-            )
-        return super().compose_node(parent, index)
+            problem = "aliases (*name) are not used in recipes"
+        elif self._depth >= MOST_DEPTH:
+            problem = f"sections or lists lie more than {MOST_DEPTH} deep in each other"
+        if problem is not None:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -172,6 +191,8 @@ def _pairs(node: yaml.MappingNode, source: str) -> Iterator[tuple[yaml.ScalarNod
     for key, child in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise RecipeError(f"{_where(source, key.start_mark)}: a key must be a word")
+        if not is_unicode(key.value):
+            raise RecipeError(f"{_where(source, key.start_mark)}: a key holds half a character")
         yield key, child
 
 
@@ -181,6 +202,8 @@ def _value(node: yaml.Node, source: str) -> Plain:
         return {key.value: _value(child, source) for key, child in _pairs(node, source)}
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, source) for item in node.value]
+    if problem := _scalar_problem(node.value, node.tag):
+        raise RecipeError(f"{_where(source, node.start_mark)}: {problem}")
     return _scalar(node.value, node.tag)
 
 
@@ -191,7 +214,19 @@ def _refuse_tag(node: yaml.Node, source: str) -> None:
         )
 
 
+def _scalar_problem(text: str, tag: str) -> str | None:
+    """Say why a scalar cannot be read by its tag: `!!float x`, or a number beyond all use."""
+    if not is_unicode(text):
+        return "text with half a character (a lone surrogate)"
+    if tag in _SCALARS and not _SCALARS[tag][0].match(text):
+        return f"'{text[:60]}' is no {tag.rpartition(':')[2]}"
+    if tag == _INT and len(text.lstrip("+-0")) > MOST_DIGITS:
+        return f"a whole number of {len(text)} digits; expected at most {MOST_DIGITS}"
+    return None
+
+
 def _scalar(text: str, tag: str) -> Plain:
+    """Return what a sound scalar stands for."""
     if tag == _NULL:
         return None
     if tag == _BOOL:

@@ -1,6 +1,6 @@
 """Tables of the paper as data: rows as overrides of a recipe, the paper's figures, and scales.
 
-A table's YAML file lies beside the recipes. Nothing here runs anything.
+A table is a YAML file in recipes/tables. Nothing here runs anything.
 """
 
 from pathlib import Path

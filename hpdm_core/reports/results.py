@@ -1,7 +1,7 @@
 """What was measured: lines of rows.jsonl, and their means over seeds.
 
 A line is one row with one seed. It is written once all of it is there, so a table that was
-interrupted goes on with the lines that are missing.
+interrupted resumes with the lines that are missing.
 """
 
 import json

@@ -1,6 +1,7 @@
 """`hpdm prep`: make a data set from shapes, walks, a folder, UCF-101 or captions."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from hpdm_core.data.plan import MIN_FRAMES, DecodingOptions, Plan
 from hpdm_core.data.prepare import describe, prepare
 from hpdm_core.data.synthetic import RenderOptions, plan_shapes
 from hpdm_core.data.ucf101 import plan_ucf101
-from hpdm_core.data.ucf101_source import describe_source, obtain
+from hpdm_core.data.ucf101_source import check_source, describe_source, obtain
 from hpdm_core.data.walks import WalkOptions, installed_engine, plan_walks
+from hpdm_core.errors import DataError
+from hpdm_core.locks import lock_folder
+from hpdm_core.names import plain_name
 from hpdm_core.progress import Progress
 
 
@@ -96,7 +100,8 @@ def run_prep_folder(
         min_frames: videos with fewer frames are refused.
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
     """
-    name = name or source.resolve().name
+    name = source.resolve().name if name is None else name
+    _check_name(name)  # before a long scan
     options = DecodingOptions(min_frames=min_frames, size=size)
     plan = plan_folder(root / name, name=name, source=source, options=options, workers=workers)
     return _carry_out(plan, progress, dry_run=dry_run)
@@ -120,13 +125,19 @@ def run_prep_ucf101(
         source: an extracted folder, a .rar, .zip or .tar, a URL, or None to download it.
         fold: which of the three official split lists, 1 to 3.
     """
+    _check_name(name)
     folder = root / name
     if dry_run and (waiting := describe_source(source)):
         return {"dry_run": True, "name": name, "folder": str(folder), **waiting}
-    files = obtain(source, folder, progress)
+    check_source(source)
     options = DecodingOptions(min_frames=min_frames, size=size)
-    plan = plan_ucf101(folder, name=name, files=files, fold=fold, options=options, workers=workers)
-    return _carry_out(plan, progress, dry_run=dry_run)
+    # Not `_carry_out` alone: what is fetched and unpacked must be one command's, too.
+    with nullcontext() if dry_run else _alone_in(folder):
+        files = obtain(source, folder, progress)
+        plan = plan_ucf101(
+            folder, name=name, files=files, fold=fold, options=options, workers=workers
+        )
+        return describe(plan) if dry_run else prepare(plan, progress)
 
 
 def run_prep_captions(
@@ -162,15 +173,32 @@ def run_prep_captions(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    text = store_embeddings(
-        folder,
-        open_dataset(root, name).captions("all"),
-        encoder_name=text_encoder,
-        device=torch.device(device),
-        progress=progress,
-    )
+    with _alone_in(folder):
+        text = store_embeddings(
+            folder,
+            open_dataset(root, name).captions("all"),
+            encoder_name=text_encoder,
+            device=torch.device(device),
+            progress=progress,
+        )
     return result | {"text": text}
 
 
 def _carry_out(plan: Plan, progress: Progress, *, dry_run: bool) -> dict[str, Any]:
-    return describe(plan) if dry_run else prepare(plan, progress)
+    _check_name(plan.name)
+    if dry_run:
+        return describe(plan)
+    with _alone_in(plan.folder):
+        return prepare(plan, progress)
+
+
+def _check_name(name: str) -> None:
+    try:
+        plain_name(name)
+    except ValueError as error:
+        raise DataError(f"--name {error}") from error
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    remedy = "wait for it, stop it, or give another --name"
+    return lock_folder(folder, doing="preparing", remedy=remedy)

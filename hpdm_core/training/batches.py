@@ -51,8 +51,8 @@ def levels_of_step(step: int, *, seed: int, levels: int, cuts: float) -> int:
 class BatchStream:
     """Batches from a loader that is started again where it stopped when it breaks.
 
-    A batch depends on the step alone, so a new loader goes on with the very batch at which the old
-    one broke (a decoding process that was killed, say).
+    A batch depends on the step alone, so a new loader continues with the very batch at which the
+    old one broke (a decoding process that was killed, say).
 
     Args:
         make: starts batches at a step, such as `PatchLoader.batches`.

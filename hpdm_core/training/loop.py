@@ -1,7 +1,7 @@
 """The training loop: one for one process or many (Sec. 4.6).
 
-All randomness of a step is a function of (seed, step), so that a resumed run goes on exactly as an
-uninterrupted one would have.
+All randomness of a step is a function of (seed, step), so that a resumed run continues exactly as
+an uninterrupted one would have.
 
 Axis legend: `b` batch, `l` level.
 """
@@ -193,7 +193,7 @@ def _save(state: TrainState, store: CheckpointStore, *, must: bool) -> Path | No
     if saved is None and must:
         raise CheckpointError(
             f"the last checkpoint (step {state.step}) could not be written",
-            remedy="free space and run the same command again; it goes on from the one before",
+            remedy="free space and run the same command again; it resumes from the one before",
         )
     return saved
 

@@ -1,4 +1,4 @@
-"""What a run must keep to go on after any interruption, and how it is kept and taken back.
+"""What a run must keep to resume after any interruption, and how it is kept and taken back.
 
 Whole models are written by the main process alone. Sharded ones (FSDP2) are written by all, each
 its own shards; the averaged weights are gathered besides, so that every checkpoint holds a complete
@@ -106,7 +106,7 @@ class CheckpointStore:
         return path
 
     def _choose(self) -> int:
-        """Return the step to go on from, -1 for the start."""
+        """Return the step to resume from, -1 for the start."""
         checkpoint.clean_up(self.folder)
         newest = checkpoint.newest_intact(self.folder, say=self.say)
         if newest is None:

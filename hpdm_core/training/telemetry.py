@@ -223,7 +223,7 @@ class Telemetry:
             action()
         except OSError as error:
             if not self._failed:
-                self.say(f"figures cannot be written ({error}); training goes on")
+                self.say(f"figures cannot be written ({error}); training continues")
             self._failed = True
 
 

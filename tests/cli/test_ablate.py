@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hpdm_core.runs import ablate_measure
-from hpdm_core.runs.ablate_model import in_words
+from hpdm_core.runs.ablate import trial
+from hpdm_core.runs.ablate.model import in_words
 
 # A few rows of each table: all of them run by the same code.
 ROWS = {
@@ -61,7 +61,7 @@ def test_every_table_runs_at_smoke_scale(table, ablate, place):
     # Run again, nothing is left to do and no line is added.
     count = len(_lines(place, table))
     again = ablate(table, "--rows", ROWS[table])
-    assert again["plan"]["units_done"] == again["plan"]["units"]
+    assert again["plan"]["trials_done"] == again["plan"]["trials"]
     assert len(_lines(place, table)) == count
     assert again["cells"] == result["cells"]
 
@@ -98,7 +98,7 @@ def test_an_interrupted_table_goes_on_without_training_again(ablate, place, run_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablate_measure, "run_eval_fvd", stop)
+        patch.setattr(trial, "run_eval_fvd", stop)
         done = run_hpdm("ablate", *args, *out)
     assert done.returncode == 130
     assert not (place / "stopped/table3-smoke/rows.jsonl").exists()
@@ -108,13 +108,13 @@ def test_an_interrupted_table_goes_on_without_training_again(ablate, place, run_
 
 def test_the_plan_counts_and_does_nothing(ablate, place):
     plan = ablate("table3", "--dry-run", "--out", "planned")
-    assert plan["plan"]["units"] == 5
+    assert plan["plan"]["trials"] == 5
     assert plan["plan"]["fakes"] == 4 * 3 * 5
     assert [row["row"] for row in plan["rows"]][-1] == "default"
     assert plan["plan"]["hours"] >= 0
     assert not (place / "planned").exists()
     timed = ablate("table1", "--rows", "small", "--dry-run", "--out", "planned")["plan"]
-    assert (timed["units"], timed["trainings"]) == (2, 0)
+    assert (timed["trials"], timed["trainings"]) == (2, 0)
     assert timed["hours"] == timed["hours_timing"]
 
 

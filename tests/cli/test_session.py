@@ -118,7 +118,7 @@ def test_a_bug_is_a_traceback_and_1(args):
 def test_a_signal_is_130_and_says_how_to_go_on(name):
     done = _run(f"os.kill(os.getpid(), signal.{name}); time.sleep(30)")
     assert done.returncode == 130
-    assert done.stderr == "interrupted; run the same command again to go on\n"
+    assert done.stderr == "interrupted; run the same command again to resume\n"
 
 
 def test_interruption_may_say_what_was_saved():

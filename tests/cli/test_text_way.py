@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hpdm_core.build import build_loader
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.text_encoder import TextEncoder
 from hpdm_core.data.tiny_text_encoder import make_tiny_encoder
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.recipe.load import load_recipe
-from hpdm_core.runs.train_data import open_loader
-from hpdm_core.runs.train_preview import preview_conditions
+from hpdm_core.runs.train.preview import preview_conditions
 
 CAPTIONS = ["a red wave rolls in", "a blue wave rolls out", "night over the sea", "a still beach"]
 BASE = """\
@@ -98,7 +98,7 @@ def folder(succeed, tmp_path_factory) -> Path:
         succeed("train", "base.yaml")
         made = succeed("finetune", "fine.yaml", "--from", "runs/base")
         assert made["initialised"]["level_0_as_base"]
-        assert {name.split(".")[0] for name in made["initialised"]["new"]} == {"fusion"}
+        assert {name.split(".")[0] for name in made["initialised"]["missing"]} == {"fusion"}
     return folder
 
 
@@ -177,7 +177,7 @@ def test_mistakes_are_said_in_plain_words(place, run_hpdm, monkeypatch, words, m
 def test_videos_and_images_train_together_with_their_texts(place):
     recipe = load_recipe("base.yaml")
     dataset = open_dataset("data", "captions")
-    loader = open_loader(recipe, dataset, batch_size=8, workers=0)
+    loader = build_loader(recipe, dataset, batch_size=8, workers=0)
     batches = loader.batches(0)
     still = {True: 0, False: 0}
     for _ in range(20):

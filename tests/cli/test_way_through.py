@@ -110,8 +110,8 @@ def test_finetune_from_a_run_counts_what_was_taken(place, succeed):
         "finetune", "tiny.yaml", "--from", "runs/base", "--out", "runs/fine", "train.steps=2"
     )
     assert made["run"] == "runs/fine"
-    assert made["initialised"]["taken"]
-    assert made["initialised"]["new"] == []
+    assert made["initialised"]["loaded"]
+    assert made["initialised"]["missing"] == []
 
 
 def test_absent_data_is_refused_with_the_way_to_make_it(place, run_hpdm):

@@ -17,7 +17,7 @@ from hpdm_core.model.hpdm import HPDM, TABLE_STD
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
-from hpdm_core.runs.train import plan_from
+from hpdm_core.runs.train.run import plan_from
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.loop import train_step
 from hpdm_core.training.parallel import start_parallel

@@ -16,7 +16,7 @@ from hpdm_core.diffusion.samplers import Solver
 from hpdm_core.geometry.boxes import Box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.generate import SamplingSettings, Work, generate
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.records import Condition, LevelOutput, PatchBatch
 
@@ -228,7 +228,7 @@ def make_settings(
 
 def make_work(
     *, tile_batch: int = 64, device_budget: int | None = UNLIMITED, host_budget: int = 0
-) -> Work:
+) -> ExecutionOptions:
     """Return how work is cut; without a device budget there is no cache."""
     device = torch.device("cpu")
 
@@ -237,7 +237,7 @@ def make_work(
             return None
         return ActivationCache(device=device, device_budget=device_budget, host_budget=host_budget)
 
-    return Work(device=device, tile_batch=tile_batch, make_cache=make_cache)
+    return ExecutionOptions(device=device, tile_batch=tile_batch, make_cache=make_cache)
 
 
 def draw(
@@ -247,7 +247,7 @@ def draw(
     *,
     seeds: Sequence[int] = (0,),
     condition: Condition | None = None,
-    work: Work | None = None,
+    work: ExecutionOptions | None = None,
 ) -> tuple[Tensor, ...]:
     """Generate videos; by default with v-prediction and a cache of any size."""
     preconditioning = make_preconditioning(pyramid.num_levels)

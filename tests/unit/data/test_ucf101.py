@@ -272,6 +272,7 @@ class Server:
         self.breaks_after: list[int] = []
         self.refusals: list[int] = []
         self.resumes = True
+        self.length: str | None = None  # instead of the true one
         self.ranges: list[str | None] = []
         self.url = ""
 
@@ -295,7 +296,7 @@ def serving(data: bytes) -> Iterator[Server]:
                 return
             body = state.data[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", state.length or str(len(body)))
             if start:
                 end = len(state.data) - 1
                 self.send_header("Content-Range", f"bytes {start}-{end}/{len(state.data)}")

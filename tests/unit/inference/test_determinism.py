@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.inference.generate import SamplingSettings
-from hpdm_core.inference.tiled_inference import Share
+from hpdm_core.inference.tiled_inference import TileShard
 from hpdm_core.model.hpdm import HPDM
 from tests.paper.tiny import (
     PointwiseNetwork,
@@ -105,7 +105,7 @@ def _draw_share(rank: int, world_size: int, folder: str) -> None:
     )
     work = replace(
         make_work(tile_batch=5),
-        share=Share(rank=rank, world_size=world_size, sum_over_processes=dist.all_reduce),
+        shard=TileShard(rank=rank, world_size=world_size, sum_over_processes=dist.all_reduce),
     )
     for case in CASES:
         # One video: the first level has a single tile, so that one process has none.

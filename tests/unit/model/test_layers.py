@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hpdm_core.errors import DataError
 from hpdm_core.model.conditioning import ConditioningTokens, NoiseEmbedding
 from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
 from hpdm_core.model.rin import RINBlock
@@ -176,3 +177,13 @@ def test_conditioning_tokens_of_classes_texts_and_nothing():
     tokens, mask = alone(labels, Condition())
     assert tokens.shape == (3, 1, 8)
     assert mask is None
+
+
+def test_a_condition_without_what_the_network_takes_is_refused():
+    by_class = ConditioningTokens(8, num_classes=4, condition_width=5)
+    with pytest.raises(DataError, match=r"takes classes but .* no labels; give Condition\(labels"):
+        by_class(torch.zeros(2), Condition())
+    by_text = ConditioningTokens(8, num_classes=None, condition_width=5)
+    for condition in (Condition(), Condition(text=torch.zeros(2, 3, 5))):
+        with pytest.raises(DataError, match=r"takes text but .* lacks text or text_mask; give"):
+            by_text(torch.zeros(2), condition)

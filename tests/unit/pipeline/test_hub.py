@@ -12,9 +12,9 @@ from hpdm_core.errors import CheckpointError, HpdmError
 from hpdm_core.pipeline.hub import download_weights
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import recipe_from_yaml
-from hpdm_core.runs.sample import run_sample
-from hpdm_core.runs.sample_options import SampleOptions
-from hpdm_core.runs.train_init import plan_start
+from hpdm_core.runs.sample.options import SampleOptions
+from hpdm_core.runs.sample.run import run_sample
+from hpdm_core.runs.train.warm_start import plan_warm_start
 from tests.unit.runs.conftest import RECIPE
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens
@@ -37,7 +37,7 @@ def test_every_command_takes_such_a_name(make_weights, hub, tmp_path):
     )
     assert json.loads((out / "samples.jsonl").read_text())["class"] == "circle"
     assert made["made"] == 1
-    start = plan_start("hf://me/tiny", recipe_from_yaml(RECIPE, "new"), classes=None)
+    start = plan_warm_start("hf://me/tiny", recipe_from_yaml(RECIPE, "new"), classes=None)
     assert start.level_0_as_base
 
 

@@ -16,12 +16,12 @@ import hpdm_core as hpdm
 from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.errors import CheckpointError, DeviceError, HpdmError
 from hpdm_core.geometry.tiles import parse_overlap
-from hpdm_core.inference.generate import Work, generate
+from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.pipeline import pretrained
 from hpdm_core.progress import NoProgress, TqdmProgress
 from hpdm_core.records import Condition
-from hpdm_core.runs.sample import run_sample
-from hpdm_core.runs.sample_options import SampleOptions
+from hpdm_core.runs.sample.options import SampleOptions
+from hpdm_core.runs.sample.run import run_sample
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -44,7 +44,9 @@ def test_a_call_is_generate_with_the_recipes_settings(pipe):
         build_sampling(pipe.recipe),
         seeds=(3, 7),
         condition=Condition(labels=torch.tensor([1, 0])),
-        work=Work(device=torch.device("cpu"), tile_batch=10_000, make_cache=lambda: None),
+        work=ExecutionOptions(
+            device=torch.device("cpu"), tile_batch=10_000, make_cache=lambda: None
+        ),
     )
     expected = np.floor((levels[-1].numpy() * 127.5 + 128).clip(0, 255)).astype(np.uint8)
     close = pipe(
@@ -269,8 +271,6 @@ def test_public_names_are_there_and_cost_no_torch():
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     for name in hpdm.__all__:
-        if name == "extract_patches":
-            pytest.importorskip("hpdm_core.geometry.patches")
         assert getattr(hpdm, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Pipe'"):
         hpdm.Pipe  # noqa: B018

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from hpdm_core.build import describe
 from hpdm_core.recipe.load import load_recipe
-from hpdm_core.runs.train_fit import fit_micro_batch
+from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.training import checkpoint
 from hpdm_core.training.parallel import start_parallel
 from tests.unit.training.standins import contents, make_state, make_store

@@ -57,7 +57,7 @@ def test_figures_that_cannot_be_written_do_not_stop_training(tmp_path, monkeypat
     said = Said()
     assert run(tmp_path, progress=said).step == 12
     assert len(said.lines) == 1
-    assert "training goes on" in said.lines[0]
+    assert "training continues" in said.lines[0]
 
 
 def test_tensorboard_events_are_written_where_asked(tmp_path):

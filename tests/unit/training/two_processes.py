@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpdm_core.build import describe
 from hpdm_core.recipe.load import load_recipe
-from hpdm_core.runs.train_fit import fit_micro_batch
+from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.training import checkpoint
 from hpdm_core.training import parallel as places
 from hpdm_core.training.loop import train_step

@@ -1,0 +1,86 @@
+"""What fields of a recipe must have in common: number of levels, kind of block, tokens.
+
+Each check yields its problems in the user's words; the schema raises them together.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the schema asks for these checks
+    from hpdm_core.recipe.schema import ModelRecipe, Recipe, SamplingRecipe
+
+STOCHASTIC_SOLVERS = ("heun", "euler")
+
+
+def block_problems(model: "ModelRecipe") -> Iterator[str]:
+    """Yield what a kind of block lacks or cannot have."""
+    if model.block == "rin":
+        for name in ("latent_width", "num_latents"):
+            if getattr(model, name) is None:
+                yield f"model.{name} is missing, which block: rin needs"
+        return
+    if model.data_width % model.head_width:
+        yield (
+            f"model.head_width {model.head_width} does not divide model.data_width "
+            f"{model.data_width}, as block: transformer needs; change one of them"
+        )
+    if model.self_conditioning > 0:
+        yield (
+            f"model.self_conditioning is {model.self_conditioning:g}, expected 0 with block: "
+            "transformer, which has no latents; set it to 0"
+        )
+
+
+def level_problems(recipe: "Recipe") -> Iterator[str]:
+    """Yield lists whose length is not the number of levels, and solvers that cannot be."""
+    levels = len(recipe.pyramid.levels)
+    diffusion, sampling = recipe.diffusion, recipe.sampling
+    lists = {
+        f"diffusion.{name}": getattr(diffusion, name)
+        for name in ("sigma_in", "noise_mean", "noise_std", "level_weights")
+    }
+    many = {f"sampling.{name}": getattr(sampling, name) for name in sampling.by_level_fields()}
+    lists |= {name: values for name, values in many.items() if len(values) != 1}
+    wrong = {name: len(values) for name, values in lists.items() if len(values) != levels}
+    for name, count in wrong.items():
+        yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
+    if not any(name.startswith("sampling.") for name in wrong):
+        yield from _solver_problems(sampling, levels)
+    last = (recipe.model.levels_per_block or ("nothing",))[-1]
+    if last != levels:
+        yield (
+            f"model.levels_per_block ends with {last}, expected {levels}: "
+            "the last block must run on every level"
+        )
+
+
+def _solver_problems(sampling: "SamplingRecipe", levels: int) -> Iterator[str]:
+    names = ("sigma_min", "sigma_max", "s_min", "s_max", "churn", "solver")
+    columns = [sampling.by_level(name, levels) for name in names]
+    for level, (low, high, s_low, s_high, churn, solver) in enumerate(zip(*columns, strict=True)):
+        if low >= high:
+            yield (
+                f"sampling.sigma_min {low:g} must be below sampling.sigma_max {high:g} "
+                f"(level {level})"
+            )
+        if s_low >= s_high:
+            yield (
+                f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
+            )
+        if churn > 0 and solver not in STOCHASTIC_SOLVERS:
+            yield (
+                f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "
+                f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
+            )
+
+
+def token_problems(recipe: "Recipe") -> Iterator[str]:
+    """Yield axes of the patch that tokens do not divide."""
+    for axis, patch, token in zip(
+        ("frames", "height", "width"), recipe.pyramid.patch, recipe.model.token, strict=True
+    ):
+        if patch % token:
+            yield (
+                f"pyramid.patch has {axis} {patch}, which model.token's {token} does not divide; "
+                "change one of them"
+            )

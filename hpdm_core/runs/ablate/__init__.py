@@ -1,0 +1,1 @@
+"""`hpdm ablate`: a table's trials, what they take, the run."""

@@ -1,0 +1,202 @@
+"""`hpdm ablate`: a table of the paper, run row by row and shown beside the paper's figures.
+
+The same command run again resumes: finished rows are in rows.jsonl, a training resumes from its
+newest checkpoint, and features of videos that a detector has seen are kept.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpdm_core.data.atomic import write_text
+from hpdm_core.progress import NoProgress, Progress, process_rank
+from hpdm_core.reports import html, tables
+from hpdm_core.reports.ablations import ScaleName, Table, choose_rows, load_table
+from hpdm_core.reports.findings import judge
+from hpdm_core.reports.results import Results, append_line, collect, read_lines
+from hpdm_core.runs.ablate.data import prepare
+from hpdm_core.runs.ablate.plan import plan_table
+from hpdm_core.runs.ablate.trial import TrialRunner
+from hpdm_core.runs.ablate.trials import Trial, make_trials
+
+OUT = Path("results")
+LINES, MARKDOWN, LATEX, HTML = "rows.jsonl", "table.md", "table.tex", "report.html"
+
+
+def run_ablate(
+    name: str,
+    *,
+    scale: ScaleName,
+    rows: list[str],
+    out: Path | None,
+    device: str,
+    seed: int,
+    dry_run: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run a table of the paper, or say what that would take.
+
+    Args:
+        name: table1 to table8, or fig8.
+        scale: 'paper', 'tiny' or 'smoke'.
+        rows: keys of the rows to run; empty for all.
+        out: folder of results; the table gets a folder of its own below it.
+        device: 'auto', 'cpu' or 'cuda'.
+        seed: of the first replicate.
+        dry_run: plan only.
+        progress: told how far the work is.
+
+    Returns:
+        the plan, and unless `dry_run` the figures, findings and files.
+
+    Raises:
+        HpdmError: the table cannot be run so, with what it needs.
+        KeyboardInterrupt: interrupted; what is finished is kept.
+    """
+    table = load_table(name)
+    settings = table.scales[scale]
+    chosen = choose_rows(table, settings, rows)
+    trials = make_trials(table, settings, chosen, seed=seed)
+    # Rows that were run before and are not asked for now stay in the table.
+    all_trials = make_trials(table, settings, choose_rows(table, settings, []), seed=seed)
+    results = ResultsFile(
+        table=table, name=name, scale=scale, folder=(out or OUT) / f"{name}-{scale}",
+        keys=frozenset(trial.key for trial in all_trials),
+    )  # fmt: skip
+    plan = plan_table(table, settings, trials, done=results.done, device=device)
+    head = {"table": name, "title": table.title, "scale": scale, "about": settings.about}
+    if dry_run:
+        rows_to_do = _planned(trials, results.done)
+        return head | {"plan": plan, "rows": rows_to_do, "out": str(results.folder)}
+    told = progress if process_rank() == 0 else NoProgress()
+    _tell(plan, told.say)
+    prepare(settings, trials, progress=told)
+    runner = TrialRunner(
+        table=table, name=name, scale=settings, scale_name=scale, folder=results.folder,
+        device=device, first_seed=seed, progress=told,
+    )  # fmt: skip
+    for place, trial in enumerate(trials):
+        if trial.key not in results.done:
+            told.say(f"{place + 1} of {len(trials)}: {trial.row.title}, seed {trial.seed}")
+            results.add(runner.run(trial))
+            results.write(plan)
+    results.write(plan)
+    return head | {"plan": plan} | _summary(results.collected()) | {"files": _files(results.folder)}
+
+
+class ResultsFile:
+    """A table's results on disk: its lines, and the report made of them.
+
+    Args:
+        table, name, scale: which.
+        folder: of the results.
+        keys: of the lines that belong to the table now.
+    """
+
+    def __init__(
+        self, *, table: Table, name: str, scale: str, folder: Path, keys: frozenset[str]
+    ) -> None:
+        self._table, self._name, self._scale = table, name, scale
+        self._keys, self.folder = keys, folder
+        self._lines = read_lines(folder / LINES)
+
+    @property
+    def done(self) -> set[str]:
+        return {line["key"] for line in self._lines}
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep a line; other commands may add theirs to the same file."""
+        if process_rank() == 0:
+            append_line(self.folder / LINES, line)
+        self._lines.append(line)
+
+    def collected(self) -> Results:
+        return collect(
+            self._table, self._lines, name=self._name, scale=self._scale, keys=set(self._keys)
+        )
+
+    def write(self, plan: dict[str, Any]) -> None:
+        """Write the table as Markdown, LaTeX and HTML; each file appears whole."""
+        if process_rank() != 0:
+            return
+        self._lines = read_lines(self.folder / LINES)
+        results, folder = self.collected(), self.folder
+        clips = [
+            html.Clip(row=line["row"], caption=video["caption"], path=folder / video["file"])
+            for line in results.lines
+            for video in line["videos"]
+            if (folder / video["file"]).is_file()
+        ]
+        write_text(folder / MARKDOWN, tables.markdown(results))
+        write_text(folder / LATEX, tables.latex(results))
+        write_text(folder / HTML, html.report(results, clips, plan=plan))
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    cells = []
+    for row in results.table.rows:
+        for column in results.table.columns:
+            cell = results.cells[row.key, column.key]
+            shown = tables.show(cell, results.baseline(column))
+            theirs, ours = tables.heading(results, column)
+            cells.append(
+                {
+                    "row": row.key,
+                    "setup": row.title,
+                    "column": column.key,
+                    "heading": theirs,
+                    "ours_heading": ours,
+                    "paper": cell.paper,
+                    "ours": cell.mean if cell.mean is not None else cell.text,
+                    "ours_name": cell.name,
+                    "std": cell.std,
+                    "seeds": len(cell.values),
+                    "comparable": cell.comparable,
+                    "shown": {"paper": shown.paper, "ours": shown.ours, "diff": shown.difference},
+                }
+            )
+    findings = [
+        {
+            "finding": item.finding.text,
+            "verdict": item.verdict,
+            "ours": item.reason,
+            "paper": item.paper,
+        }
+        for item in judge(results)
+    ]
+    return {
+        "notices": tables.notices(results),
+        "turned": tables.turned(results),
+        "cells": cells,
+        "findings": findings,
+    }
+
+
+def _planned(trials: Sequence[Trial], done: set[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": trial.row.key,
+            "setup": trial.row.title,
+            "seed": trial.seed,
+            "run": None if trial.folder is None else str(trial.folder),
+            "done": trial.key in done,
+        }
+        for trial in trials
+    ]
+
+
+def _tell(plan: dict[str, Any], say: Callable[[str], None]) -> None:
+    left = plan["trials"] - plan["trials_done"]
+    text = f"{left} of {plan['trials']} rows and seeds to do"
+    if "hours" in plan:
+        text += (
+            f": {plan['trainings']} trainings, {plan['training_steps']:,} steps, "
+            f"{plan['fakes']:,} videos; about {plan['hours']:.2g} hours here (by "
+            f"{plan['hours_by']}), {plan['disk_gb']:.2g} GB"
+        )
+    say(text)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    named = {"lines": LINES, "markdown": MARKDOWN, "latex": LATEX, "report": HTML}
+    return {name: str(folder / file) for name, file in named.items()}

@@ -1,0 +1,196 @@
+"""One trial of a table, carried out: train what is not trained yet, measure, draw its videos."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpdm_core import __version__
+from hpdm_core.build import describe
+from hpdm_core.device import device_name, resolve_device
+from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.progress import Progress, Silent, process_rank
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
+from hpdm_core.runs.ablate.model import open_row, write_clips
+from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
+from hpdm_core.runs.ablate.trials import Trial
+from hpdm_core.runs.evaluate.run import run_eval_fvd
+from hpdm_core.runs.train.run import run_train
+
+SCORES, VIDEOS = "scores", "videos"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRunner:
+    """Carries out trials.
+
+    Args:
+        table, name: whose.
+        scale, scale_name: how large.
+        folder: of the table's results.
+        device: 'auto', 'cpu' or 'cuda'.
+        first_seed: whose videos are drawn for the report.
+        progress: shown to the user.
+    """
+
+    table: Table
+    name: str
+    scale: Scale
+    scale_name: str
+    folder: Path
+    device: str
+    first_seed: int
+    progress: Progress
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Return the trial's line for rows.jsonl."""
+        began = time.monotonic()
+        trained = self._train(trial) if trial.trained else None
+        figures: dict[str, dict] = {}
+        details: dict[str, Any] = {}
+        figures |= self._scores(trial, details)
+        for column in self.table.columns:
+            if column.measure.kind == "step":
+                self.progress.say(f"timing steps of {trial.row.title}: {column.heading}")
+                figures[column.key] = self._step(trial.recipes[column.key], column)
+        figures |= _counts(self.table, trial)
+        line = {
+            "table": self.name,
+            "scale": self.scale_name,
+            "row": trial.row.key,
+            "title": trial.row.title,
+            "seed": trial.seed,
+            "key": trial.key,
+            "figures": figures,
+            "checkpoint": None if trial.folder is None else str(trial.checkpoint),
+            "training": trained,
+            "videos": self._videos(trial),
+            "machine": machine(self.device),
+            "versions": {"hpdm": __version__, "torch": torch.__version__},
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        return line | {"details": details}
+
+    def _train(self, trial: Trial) -> dict[str, Any]:
+        """Train, or resume a training that was interrupted; a finished one is reused."""
+        assert trial.folder is not None
+        done = trial.folder / "checkpoints" / f"step-{trial.recipe.train.steps:08d}"
+        if done.is_dir():
+            return {"run": str(trial.folder), "taken": True}
+        result = run_train(
+            trial.recipe,
+            out=trial.folder,
+            device=self.device,
+            dry_run=False,
+            progress=self.progress,
+        )
+        kept = ("run", "steps", "parameters", "skipped_steps", "last", "seconds_training")
+        return {key: result[key] for key in kept} | {"taken": False}
+
+    def _scores(self, trial: Trial, details: dict[str, Any]) -> dict[str, dict]:
+        """Score once per protocol; columns with the same one share the call."""
+        figures: dict[str, dict] = {}
+        by_protocol: dict[str, list[Column]] = {}
+        for column in self.table.columns:
+            if column.measure.kind == "score":
+                by_protocol.setdefault(protocol_of(self.scale, column), []).append(column)
+        for protocol, columns in by_protocol.items():
+            result = self._score(trial, protocol, [column.measure.of for column in columns])
+            details[protocol] = result
+            for column in columns:
+                figures[column.key] = _figure_of(result, column)
+        return figures
+
+    def _score(self, trial: Trial, protocol: str, metrics: list[str]) -> dict[str, Any]:
+        return run_eval_fvd(
+            checkpoint=str(trial.checkpoint),
+            real=str(trial.real),
+            protocol=protocol,
+            metrics=metrics,
+            detector=self.scale.detector,
+            out=trial.folder / SCORES / trial.key,
+            device=self.device,
+            seed=trial.sampling_seed,
+            force=self.scale.force,
+            progress=Silent(progress=self.progress),
+            load_model=self._opener(trial),
+        )
+
+    def _opener(self, trial: Trial) -> Callable[[str, torch.device], Pipeline]:
+        return lambda ref, device: open_row(trial, device)
+
+    def _step(self, recipe: Recipe, column: Column) -> dict[str, Any]:
+        device = resolve_device(self.device)
+        if column.measure.of == "memory":
+            return measure_memory(recipe, device)
+        return measure_speed(recipe, device, batches=self.scale.batches, rounds=self.scale.rounds)
+
+    def _videos(self, trial: Trial) -> list[dict[str, str]]:
+        wanted = self.scale.videos and trial.folder is not None and trial.seed == self.first_seed
+        if not wanted or process_rank() != 0:
+            return []
+        model = open_row(trial, resolve_device(self.device))
+        fps = trial.recipe.sampling.fps
+        clips = write_clips(trial, model, self.folder / VIDEOS, num=self.scale.videos, fps=fps)
+        return [{"caption": clip.caption, "file": f"{VIDEOS}/{clip.path.name}"} for clip in clips]
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Say what the figures were measured on, without naming the computer."""
+    found = resolve_device(device)
+    return {
+        "name": device_name(found),
+        "processor": device_name(torch.device("cpu")),
+        "device": str(found),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:
+    score = next(s for s in result["scores"] if s["metric"] == column.measure.of)
+    kept = ("value", "std", "name", "num_fakes", "num_reals", "bias_of_few_fakes", "named_right")
+    figure = {key: score[key] for key in kept if key in score}
+    clip = result["clip"]
+    size = "x".join(str(side) for side in (clip["frames"], *clip["size"]))
+    return figure | {
+        "protocol": result["protocol"],
+        "of": f"{score['num_fakes']:,} videos of {size}",
+    }
+
+
+def _counts(table: Table, trial: Trial) -> dict[str, dict]:
+    """Return the figures that need nothing but recipes."""
+    figures: dict[str, dict] = {}
+    wanted = [column for column in table.columns if column.measure.kind == "count"]
+    if wanted:
+        # Only these columns differ by nothing but what is counted.
+        counted = describe(with_some_classes(trial.recipes[wanted[0].key]))
+        flat = counted | {"parameters": counted["parameters"]["total"]}
+        figures |= {c.key: {"value": flat[c.measure.of], "name": "counted"} for c in wanted}
+    for column in table.columns:
+        if column.measure.kind == "recipe":
+            value = _field(trial.recipes[column.key], column.measure.of)
+            figures[column.key] = {"value": None, "text": _in_words(value), "name": "recipe"}
+    return figures
+
+
+def _field(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe
+    for name in path.split("."):
+        value = value[int(name)] if isinstance(value, tuple) else getattr(value, name)
+    return value
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(str(item) for item in value)
+    return f"{value:,.10g}" if isinstance(value, int | float) else str(value)

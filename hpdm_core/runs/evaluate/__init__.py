@@ -1,0 +1,1 @@
+"""`hpdm eval-fvd`: the sets of clips, what is compared, the run, the scores."""

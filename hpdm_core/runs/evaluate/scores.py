@@ -1,0 +1,155 @@
+"""From detectors' outputs to the figures of `hpdm eval-fvd`, with their uncertainty and names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpdm_core.errors import MetricError
+from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
+from hpdm_core.metrics.inception import inception_score
+from hpdm_core.metrics.load import Metric
+from hpdm_core.metrics.protocols import MIN_VIDEOS
+from hpdm_core.metrics.store import Chunk
+from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
+from hpdm_core.runs.evaluate.comparison import Comparison
+
+# Fig. 8's numbers of fakes.
+COUNTS = (128, 256, 512, 2048, 10_000)
+NUM_SPLITS = 10
+NUM_REASONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Outputs of the detectors.
+
+    Args:
+        reals: of the 'fvd' detector, None where no score needs them.
+        fakes: by metric.
+    """
+
+    reals: Chunk | None
+    fakes: Mapping[str, Chunk]
+
+
+def scores(
+    features: Features,
+    comparison: Comparison,
+    metrics: Sequence[Metric],
+    *,
+    seed: int,
+    force: bool,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return the figures, and of the sets' description what is known only now.
+
+    Args:
+        features: outputs of the detectors.
+        comparison: what was compared.
+        metrics: one per figure.
+        seed: of the bootstrap.
+        force: score even fewer than 256 videos.
+        tell: told warnings.
+
+    Raises:
+        MetricError: too many videos could not be used.
+    """
+    figures, warnings = [], list(comparison.warnings)
+    for metric in metrics:
+        fakes = features.fakes[metric.name]
+        if metric.name == "fvd":
+            assert features.reals is not None
+            figures.append(_frechet(metric, fakes, features.reals, seed=seed, force=force))
+            warnings += _doubts(figures[-1])
+        else:
+            figures.append(_class_score(metric, fakes, comparison.fakes.classes))
+    counted = {"fakes": next(iter(features.fakes.values())), "reals": features.reals}
+    clip_sets = {"fakes": comparison.fakes, "reals": comparison.reals}
+    used = {}
+    for name, chunk in counted.items():
+        if chunk is None:
+            continue
+        used[name] = dict(clip_sets[name].facts) | {
+            "count": len(chunk.places),
+            "skipped": len(chunk.skipped),
+            "skipped_reasons": [reason for _, reason in chunk.skipped[:NUM_REASONS]],
+        }
+        if chunk.skipped:
+            warnings.append(f"{len(chunk.skipped)} {name} could not be used")
+    for warning in warnings:
+        tell(warning)
+    # A figure of fewer fakes than were asked for must not bear the larger number's name.
+    protocol = replace(comparison.protocol, num_fakes=len(counted["fakes"].places))
+    return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}
+
+
+def _frechet(
+    metric: Metric, fakes: Chunk, reals: Chunk, *, seed: int, force: bool
+) -> dict[str, Any]:
+    for name, chunk in (("fakes", fakes), ("real videos", reals)):
+        if len(chunk.places) < MIN_VIDEOS and not force:
+            raise MetricError(
+                f"too few {name} can be used",
+                got=f"{len(chunk.places)}, with {len(chunk.skipped)} skipped",
+                expected=f"at least {MIN_VIDEOS}",
+                remedy="the distance grows as videos get fewer; --force computes it all the same",
+            )
+    real = FeatureStats.of(reals.outputs)
+    fake = FeatureStats.of(fakes.outputs)
+    num = len(fakes.places)
+    return {
+        "metric": metric.name,
+        "name": metric.title,
+        "value": frechet_distance(fake, real),
+        "std": bootstrap_std(fakes.outputs, real, seed=seed),
+        "bias_of_few_fakes": small_sample_bias(fakes.outputs, real, seed=seed),
+        "bias_of_few_reals": small_sample_bias(reals.outputs, fake, seed=seed),
+        "by_count": distance_by_count(fakes.outputs, real, sorted({*COUNTS, num})),
+        "num_fakes": num,
+        "num_reals": len(reals.places),
+        "feature_width": fakes.outputs.shape[1],
+    }
+
+
+def _doubts(figure: Mapping[str, Any]) -> list[str]:
+    doubts = []
+    fakes, reals = figure["num_fakes"], figure["num_reals"]
+    bias = sum(figure[f"bias_of_few_{name}"] or 0.0 for name in ("fakes", "reals"))
+    if min(fakes, reals) < MIN_VIDEOS:
+        doubts.append(
+            f"{fakes} fakes against {reals} real videos are too few: {figure['name']} "
+            f"{figure['value']:.4g} is too high by roughly {bias:.3g}"
+        )
+    if min(fakes, reals) <= figure["feature_width"]:
+        doubts.append(
+            f"{min(fakes, reals)} videos do not span the {figure['feature_width']} dimensions of "
+            "the features: compare only with figures of as many videos"
+        )
+    return doubts
+
+
+def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> dict[str, Any]:
+    score = inception_score(fakes.outputs, num_splits=NUM_SPLITS)
+    figure = {
+        "metric": metric.name,
+        "name": metric.title,
+        "value": score.mean,
+        "std": score.std,
+        "num_splits": score.num_splits,
+        "num_fakes": score.num_samples,
+    }
+    accuracy = _accuracy(metric, fakes, classes)
+    return figure if accuracy is None else figure | {"named_right": accuracy}
+
+
+def _accuracy(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
+    """Return the share of fakes that the classifier names as they were meant, where both know."""
+    index = {name: label for label, name in enumerate(metric.classes)}
+    meant = [index.get(classes[place] or "") for place in fakes.places.tolist()]
+    if not meant or None in meant:
+        return None
+    guesses: Tensor = fakes.outputs.argmax(dim=1)
+    return float((guesses == torch.tensor(meant)).double().mean())

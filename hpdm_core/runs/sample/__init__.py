@@ -1,0 +1,1 @@
+"""`hpdm sample`: what is asked for, what it takes, the run, the folder of videos."""

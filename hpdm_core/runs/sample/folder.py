@@ -1,0 +1,190 @@
+"""The folder of generated videos: a file per video, a line per video, and what is still missing.
+
+A line is written after the video's files are whole, so that a killed run resumes with exactly
+the missing ones.
+"""
+
+import errno
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageSequence
+
+from hpdm_core.data.atomic import atomic_path, remove_partials, write_text
+from hpdm_core.data.pictures import contact_sheet, video_grid, write_webp
+from hpdm_core.data.video_io import decode_sequential, write_mp4
+from hpdm_core.errors import HpdmError
+from hpdm_core.pipeline.conditions import Request
+from hpdm_core.pipeline.videos import WRITERS
+
+LINES, SHEET, PREVIEW = "samples.jsonl", "contact_sheet.png", "preview.webp"
+PREVIEW_HEIGHT = 96
+MAX_IN_SHEET = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStore:
+    """A folder of generated videos.
+
+    Args:
+        folder: where they go.
+        formats: file suffixes to write.
+        fps: frames per second.
+        settings: all that the videos depend on besides seed and class or prompt.
+        rank: which of several processes this is; each writes its own lines.
+    """
+
+    folder: Path
+    formats: tuple[str, ...]
+    fps: float
+    settings: dict
+    rank: int
+
+    def open(self) -> None:
+        """Make the folder.
+
+        Raises:
+            HpdmError: it holds videos of other settings, or an unknown format is asked for.
+        """
+        unknown = [name for name in self.formats if name not in WRITERS]
+        if unknown or not self.formats:
+            raise HpdmError(
+                "--format names file formats",
+                got=", ".join(unknown) or "none",
+                expected=f"some of {', '.join(WRITERS)}",
+            )
+        for line in self.lines():
+            if line["settings"] != self.settings:
+                raise HpdmError(
+                    f"{self.folder} holds videos of other settings",
+                    expected="a new or empty folder",
+                    remedy="give another --out",
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            remove_partials(self.folder)
+            self._mend()
+
+    def lines(self) -> list[dict]:
+        """Return the finished videos' lines, those of all processes; a torn last line is none."""
+        lines = []
+        for path in sorted(self.folder.glob("samples*.jsonl")):
+            for text in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except json.JSONDecodeError:
+                    continue
+        return lines
+
+    def missing(self, requests: Sequence[Request]) -> list[Request]:
+        """Return the requests whose video is not there yet."""
+        done = {
+            (line["index"], line["seed"], line["class"], line["prompt"])
+            for line in self.lines()
+            if all((self.folder / name).is_file() for name in line["files"])
+            and {Path(name).suffix[1:] for name in line["files"]} >= set(self.formats)
+        }
+        return [r for r in requests if (r.index, r.seed, r.class_name, r.prompt) not in done]
+
+    def write(self, request: Request, video: np.ndarray, extra: dict[str, np.ndarray]) -> None:
+        """Write one video in all formats, others that belong to it as MP4, and its line.
+
+        Args:
+            video: (t, h, w, 3) uint8.
+            extra: more videos by what their names end in.
+
+        Raises:
+            HpdmError: the disk is full or not writable.
+        """
+        try:
+            files = []
+            for name in self.formats:
+                WRITERS[name](self.folder / f"{request.stem}.{name}", video, self.fps)
+                files.append(f"{request.stem}.{name}")
+            for ending, other in extra.items():
+                write_mp4(self.folder / f"{request.stem}_{ending}.mp4", other, self.fps)
+                files.append(f"{request.stem}_{ending}.mp4")
+            self._append(
+                {
+                    "index": request.index,
+                    "seed": request.seed,
+                    "label": request.label,
+                    "class": request.class_name,
+                    "prompt": request.prompt,
+                    "file": files[0],
+                    "files": files,
+                    "settings": self.settings,
+                }
+            )
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            raise HpdmError(
+                f"cannot write to {self.folder}",
+                got="a full disk" if full else error,
+                remedy="what was finished is kept: make room and run the same command again",
+            ) from error
+
+    def finish(self, requests: Sequence[Request]) -> Path:
+        """Join all processes' lines in order; draw the contact sheet and the preview."""
+        wanted = {(r.index, r.seed) for r in requests}
+        by_place = {(line["index"], line["seed"]): line for line in self.lines()}
+        ordered = [json.dumps(by_place[place]) for place in sorted(by_place)]
+        write_text(self.folder / LINES, "\n".join(ordered) + "\n")
+        for path in self.folder.glob("samples-*.jsonl"):
+            path.unlink()
+        shown = [by_place[place] for place in sorted(wanted & by_place.keys())][:MAX_IN_SHEET]
+        videos = [_read_back(self.folder / line["file"], line["settings"]) for line in shown]
+        captions = [_caption(line) for line in shown]
+        with atomic_path(self.folder / SHEET) as partial:
+            contact_sheet(videos, captions).save(partial)
+        columns = math.ceil(math.sqrt(len(videos)))
+        grid = video_grid(np.stack(videos), columns=columns, min_height=PREVIEW_HEIGHT)
+        write_webp(self.folder / PREVIEW, grid, self.fps)
+        return self.folder / SHEET
+
+    def _mend(self) -> None:
+        """End a line that a kill tore, so that the next one starts on its own."""
+        for path in self.folder.glob("samples*.jsonl"):
+            text = path.read_text(encoding="utf-8")
+            if text and not text.endswith("\n"):
+                write_text(path, text[: text.rfind("\n") + 1])
+
+    def _append(self, line: dict) -> None:
+        name = LINES if self.rank == 0 else f"samples-{self.rank}.jsonl"
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+
+def free_folder(name: str, settings: dict) -> Path:
+    """Return the folder below samples/ that holds videos of these settings, else a new one."""
+    base = f"{name}_{settings['overlap']}"
+    for number in range(1, 10_000):
+        folder = Path("samples") / (base if number == 1 else f"{base}_{number}")
+        probe = SampleStore(folder=folder, formats=(), fps=1.0, settings=settings, rank=0)
+        lines = probe.lines()
+        if not lines or all(line["settings"] == settings for line in lines):
+            return folder
+    raise HpdmError(f"samples/ holds {number} folders of {base}", remedy="give --out")
+
+
+def _caption(line: dict) -> str:
+    return f"seed {line['seed']}: {line['class'] or line['prompt'] or 'unconditional'}"
+
+
+def _read_back(path: Path, settings: dict) -> np.ndarray:
+    """Return (t, h, w, 3) uint8 of a video that `write` wrote in any of its formats."""
+    if path.suffix == ".mp4":
+        return np.stack(list(decode_sequential(path)))
+    with Image.open(path) as image:
+        if path.suffix != ".png":
+            return np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
+        picture = np.asarray(image.convert("RGB"))
+    t, h, w = settings["resolution"]
+    rows = rearrange(picture, "(rows h) (columns w) c -> (rows columns) h w c", h=h, w=w)
+    return rows[:t]

@@ -1,0 +1,256 @@
+"""`hpdm sample`: generate videos from a checkpoint into a folder.
+
+The same command again makes the videos that are missing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpdm_core.build import build_sampling
+from hpdm_core.inference.generate import SamplingSettings
+from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.pipeline.conditions import Conditions, Request
+from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.pipeline.plan import (
+    BatchSizes,
+    check_overlaps,
+    plan_sampling,
+    with_options,
+)
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.pipeline.videos import to_uint8
+from hpdm_core.progress import NoProgress, Progress
+from hpdm_core.runs.sample.folder import LINES, PREVIEW, SampleStore, free_folder
+from hpdm_core.runs.sample.options import SampleOptions
+from hpdm_core.runs.sample.requests import requests_of
+from hpdm_core.training.parallel import Parallel, start_parallel
+
+# Generates the requested videos under given settings: per level (b, c, t, h, w).
+SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
+
+
+def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> dict:
+    """Generate videos into a folder, or say what that would take.
+
+    Args:
+        options: what is asked for.
+        progress: shown to the user.
+
+    Returns:
+        what was made and where, or with `dry_run` the figures that matter.
+
+    Raises:
+        HpdmError: something stands against it.
+        KeyboardInterrupt: interrupted; finished videos are kept.
+    """
+    compare, progress = check_overlaps(options.compare_overlaps), progress or NoProgress()
+    parallel = start_parallel(options.device, mode="ddp")
+    try:
+        pipeline, recipe = None, options.recipe
+        if recipe is None:
+            pipeline = Pipeline.from_pretrained(
+                options.checkpoint, device=parallel.device, say=progress.say
+            )
+            recipe = pipeline.recipe
+        settings = with_options(
+            build_sampling(recipe),
+            overlap=options.overlap,
+            steps=options.steps,
+            guidance=options.guidance,
+            text=recipe.model.conditioning == "text",
+        )
+        plan = partial(
+            plan_sampling,
+            recipe,
+            settings,
+            cached=options.cache != "off",
+            videos=options.batch,
+            tiles=options.tile_batch,
+        )
+        if pipeline is None:
+            return plan(where=f"recipe {recipe.name}")
+        requests = requests_of(options, pipeline)
+        if options.dry_run:
+            return plan(where=str(pipeline.path)) | {"videos": len(requests)}
+        job = SampleJob(
+            pipeline=pipeline,
+            settings=settings,
+            options=options,
+            compare=compare,
+            parallel=parallel,
+            progress=progress if parallel.is_main else NoProgress(),
+        )
+        return job.run(requests)
+    finally:
+        parallel.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob:
+    """One process's part of `hpdm sample`.
+
+    Args:
+        pipeline: what generates.
+        settings: solver and tiles.
+        options: how the work is split and what is written.
+        compare: overlaps to put side by side, parsed.
+        parallel: this process's place.
+        progress: shown to the user.
+    """
+
+    pipeline: Pipeline
+    settings: SamplingSettings
+    options: SampleOptions
+    compare: list[str]
+    parallel: Parallel
+    progress: Progress
+
+    def run(self, requests: list[Request]) -> dict:
+        """Make what is missing and sum up."""
+        began = time.monotonic()
+        conditions = self.pipeline.conditions(requests, text_encoder=self.options.text_encoder)
+        store = self._open_store()
+        missing = store.missing(requests)
+        resources = self.options.resources(self._tile_shard())
+        sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
+        if len(missing) < len(requests):
+            done = len(requests) - len(missing)
+            self.progress.say(f"{done} of {len(requests)} videos are already in {store.folder}")
+        if missing:
+            self._say_how(sizes, resources)
+        self.parallel.barrier()
+        self.progress.start("generating videos", len(missing))
+        draw = partial(
+            self._generate, conditions=conditions, tile_batch=sizes.tiles, resources=resources
+        )
+        for chunk in self._own_chunks(missing, sizes.videos):
+            self._make(store, chunk, draw)
+            self.progress.advance(len(chunk))
+        self.progress.stop()
+        self.parallel.barrier()
+        sheet = store.finish(requests) if self.parallel.is_main else None
+        return {
+            "out": str(store.folder),
+            "videos": len(requests),
+            "made": len(missing),
+            "contact_sheet": str(sheet),
+            "preview": str(store.folder / PREVIEW),
+            "list": str(store.folder / LINES),
+            "checkpoint": str(self.pipeline.path),
+            "settings": store.settings,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _open_store(self) -> SampleStore:
+        recorded = {
+            "checkpoint": self.pipeline.path.name,
+            "sha256": self.pipeline.sha256,
+            "step": self.pipeline.step,
+            "recipe": self.pipeline.recipe.name,
+            "resolution": list(self.pipeline.pyramid.resolution),
+            "compare_overlaps": [overlap or "none" for overlap in self.compare],
+            "save_levels": self.options.save_levels,
+            **asdict(self.settings),
+            "steps": [solver.steps for solver in self.settings.solvers],
+            "overlap": self.settings.overlap or "none",
+        }
+        settings = json.loads(json.dumps(recorded))  # as a line of the list will hold it
+        store = SampleStore(
+            folder=self.options.out or free_folder(self.pipeline.recipe.name, settings),
+            formats=self.options.formats,
+            fps=self.pipeline.recipe.sampling.fps,
+            settings=settings,
+            rank=self.parallel.rank if self.options.shard == "videos" else 0,
+        )
+        store.open()
+        return store
+
+    def _own_chunks(self, missing: list[Request], batch: int) -> Iterator[list[Request]]:
+        """Yield this process's batches: its share of the videos, or all where tiles are shared."""
+        if self.options.shard == "videos":
+            missing = missing[self.parallel.rank :: self.parallel.world_size]
+        for start in range(0, len(missing), batch):
+            yield missing[start : start + batch]
+
+    def _make(self, store: SampleStore, chunk: list[Request], draw: SampleFn) -> None:
+        levels = draw(self.settings, chunk)
+        extras: dict[str, Tensor] = {}
+        if self.options.save_levels:
+            extras |= {f"level{k}": to_uint8(video) for k, video in enumerate(levels[:-1])}
+        if self.compare:
+            extras["compare"] = self._compare(chunk, draw, levels[-1])
+        if self.options.shard == "tiles" and not self.parallel.is_main:
+            return
+        videos = to_uint8(levels[-1]).numpy()
+        for place, request in enumerate(chunk):
+            extra = {ending: video[place].numpy() for ending, video in extras.items()}
+            store.write(request, videos[place], extra)
+
+    def _generate(
+        self,
+        settings: SamplingSettings,
+        chunk: list[Request],
+        *,
+        conditions: Conditions,
+        tile_batch: int,
+        resources: Resources,
+    ) -> tuple[Tensor, ...]:
+        done = [0] * len(settings.solvers)
+
+        def advance(level: int, total: int) -> None:
+            done[level] += 1
+            self.progress.advance(
+                0, level=f"{level + 1}/{len(done)}", step=f"{done[level]}/{total}"
+            )
+
+        return self.pipeline.generate(
+            [request.seed for request in chunk],
+            conditions.of(chunk),
+            settings=settings,
+            tile_batch=tile_batch,
+            resources=resources,
+            advance=advance,
+        )
+
+    def _compare(self, chunk: list[Request], draw: SampleFn, finest: Tensor) -> Tensor:
+        """Return the same seeds under other overlaps, side by side: (b, t, h, sum of w, 3)."""
+        parts = []
+        for overlap in self.compare:
+            if overlap != self.settings.overlap:
+                settings = replace(self.settings, overlap=overlap)
+                parts.append(draw(settings, chunk)[-1])
+            else:
+                parts.append(finest)
+        return to_uint8(torch.cat(parts, dim=-1))
+
+    def _tile_shard(self) -> TileShard:
+        if self.options.shard == "videos" or self.parallel.world_size == 1:
+            return TileShard()
+        return TileShard(
+            rank=self.parallel.rank,
+            world_size=self.parallel.world_size,
+            sum_over_processes=dist.all_reduce,
+        )
+
+    def _say_how(self, sizes: BatchSizes, resources: Resources) -> None:
+        cache = resources.cache_maker(self.parallel.device)()
+        if cache is None:
+            where = "computed again in every step"
+        elif sizes.cache_bytes <= cache.device_budget:
+            where = f"kept on {self.parallel.device}"
+        elif sizes.cache_bytes <= cache.host_budget:
+            where = "kept in the computer's memory"
+        else:
+            where = "kept as far as it fits, the rest computed again in every step"
+        self.progress.say(
+            f"{self.pipeline.path} on {self.parallel.device}: {sizes.videos} videos at a time, "
+            f"{sizes.tiles} tiles a pass; what does not change over the steps "
+            f"({sizes.cache_bytes / 1e9:.2f} GB) is {where}"
+        )

@@ -1,0 +1,229 @@
+"""The micro-batch that a device's memory holds, and what is refused because nothing fits.
+
+Counted per device: weights with all that goes with them, what several devices need to work
+together, and the larger of the activations of one micro-batch and what the optimiser's update
+takes for a moment. Tests hold the sum against the peak of real passes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from hpdm_core.build import activation_bytes_per_video
+from hpdm_core.errors import DeviceError
+from hpdm_core.recipe.schema import Recipe
+
+# Bytes per parameter, all float32: weights, gradients, two moments, averaged weights.
+BYTES_PER_PARAMETER = 20
+FLOAT, HALF = 4, 2
+# Share of the free memory that an automatic micro-batch may fill: the rest is for fragments of the
+# allocator, workspaces of the libraries, and the estimate's error.
+FILL = 0.85
+# Sizes of cards that a plan names, in GB.
+CARDS = (24, 40, 80)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """What the memory of a training step depends on.
+
+    Args:
+        parameters: of the whole network.
+        block_parameters: of one block: what FSDP2 gathers at a time.
+        num_blocks: number of blocks.
+        activations: bytes that one video's pyramid keeps for the backward pass.
+        rows: videos of a step on one device.
+        devices: number of devices.
+        parallel: how they share the model; without effect on a single one.
+        bf16: whether matrix products are in bfloat16.
+        lamb: whether the optimiser is LAMB.
+    """
+
+    parameters: int
+    block_parameters: int
+    num_blocks: int
+    activations: int
+    rows: int
+    devices: int
+    parallel: str
+    bf16: bool
+    lamb: bool
+
+    def needed(self, micro_batch: int) -> dict[str, int]:
+        """Return the bytes on each device by purpose, and their total.
+
+        Args:
+            micro_batch: rows per pass, at most `rows`.
+        """
+        share = self.devices if self.parallel == "fsdp" else 1
+        # Autocast keeps a bfloat16 copy of each weight until the backward pass.
+        copies = HALF * self.parameters if self.bf16 else 0
+        # LAMB's update and its denominator, after the activations are gone.
+        update = 2 * FLOAT * self.parameters // share if self.lamb else 0
+        parts = {
+            "weights_and_optimizer": BYTES_PER_PARAMETER * self.parameters // share,
+            "several_devices": self._several(accumulates=micro_batch < self.rows),
+            "activations": micro_batch * self.activations + copies,
+            "optimizer_step": update,
+        }
+        total = parts["weights_and_optimizer"] + parts["several_devices"]
+        return parts | {"total": total + max(parts["activations"], update)}
+
+    def largest(self, room: float) -> int:
+        """Return the most rows per pass that fit in `room` bytes; 0 where not even one does."""
+        sizes = range(self.rows, 0, -1)
+        return next((size for size in sizes if self.needed(size)["total"] <= room), 0)
+
+    def _several(self, *, accumulates: bool) -> int:
+        if self.devices == 1:
+            return 0
+        if self.parallel == "ddp":
+            return FLOAT * self.parameters  # the buckets that gradients are exchanged in
+        rest = self.parameters - self.num_blocks * self.block_parameters
+        # Gathered: the weights outside the blocks, a block's and the next one's, and the gradients
+        # of two blocks on their way. Between the passes of a step gradients stay whole.
+        gathered = rest + 4 * self.block_parameters
+        return FLOAT * (gathered + (self.parameters if accumulates else 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A micro-batch held against the free memory.
+
+    Args:
+        micro_batch: rows per pass and device.
+        needed: bytes on each device by purpose (estimate).
+        free: bytes that each device has free; None where that cannot be told.
+        remedy: what to change where it does not fit; empty where it does.
+    """
+
+    micro_batch: int
+    needed: Mapping[str, int]
+    free: int | None
+    remedy: str
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits, in words."""
+        if self.free is None:
+            return f"needs {_gb(self.needed['total'])}; how much is free cannot be told"
+        if self.remedy:
+            return f"does not fit: {self.remedy}"
+        return f"fits: {_gb(self.needed['total'])} of {_gb(self.free)} free"
+
+    def check(self, device: str) -> None:
+        """Refuse what does not fit.
+
+        Args:
+            device: its name in the message.
+
+        Raises:
+            DeviceError: with the change that makes it fit.
+        """
+        if not self.remedy:
+            return
+        needed = self.needed
+        raise DeviceError(
+            f"training with micro-batches of {self.micro_batch} does not fit into the memory that "
+            f"{device} has free (estimate)",
+            got=f"{_gb(self.free)} free",
+            expected=f"{_gb(needed['total'])}: {_gb(needed['weights_and_optimizer'])} for weights, "
+            f"gradients, optimiser and EMA weights, {_gb(needed['several_devices'])} to work with "
+            f"other devices, {_gb(needed['activations'])} for activations",
+            remedy=self.remedy,
+        )
+
+
+def training_memory(
+    recipe: Recipe, parameters: Mapping[str, int], *, devices: int
+) -> TrainingMemory:
+    """Gather what the memory of a recipe's training depends on.
+
+    Args:
+        recipe: resolved, with its number of classes.
+        parameters: by part, as `describe` counts them.
+        devices: number of processes, one device each.
+    """
+    blocks = len(recipe.model.levels_per_block)
+    return TrainingMemory(
+        parameters=parameters["total"],
+        block_parameters=parameters["blocks"] // blocks,
+        num_blocks=blocks,
+        activations=activation_bytes_per_video(recipe),
+        rows=-(-recipe.train.batch_size // devices),
+        devices=devices,
+        parallel=recipe.train.parallel,
+        bf16=recipe.train.precision == "bf16",
+        lamb=recipe.optim.name == "lamb",
+    )
+
+
+def fit_micro_batch(
+    recipe: Recipe, parameters: Mapping[str, int], *, devices: int, free: int | None
+) -> Fit:
+    """Choose the micro-batch, or judge the recipe's own.
+
+    Args:
+        recipe: resolved, with its number of classes. `train.micro_batch` left out means automatic:
+            the most rows that fill at most 85% of the free memory, in passes of equal size where
+            that costs less than half of them.
+        parameters: by part, as `describe` counts them.
+        devices: number of processes, one device each.
+        free: bytes that each device has free; None where that cannot be told: all rows at once.
+    """
+    memory = training_memory(recipe, parameters, devices=devices)
+    automatic = memory.rows if free is None else memory.largest(FILL * free)
+    automatic = equal_passes(memory.rows, automatic)
+    size = min(recipe.train.micro_batch or max(1, automatic), memory.rows)
+    needed = memory.needed(size)
+    remedy = ""
+    if free is not None and needed["total"] > free:
+        remedy = (
+            f"set train.micro_batch={automatic}" if automatic else _remedy(recipe, memory, free)
+        )
+    return Fit(micro_batch=size, needed=needed, free=free, remedy=remedy)
+
+
+def fit_on_cards(recipe: Recipe, parameters: Mapping[str, int], *, devices: int) -> list[dict]:
+    """Return what training takes on cards of common sizes: a row for each, smallest first."""
+    rows = []
+    for size in CARDS:
+        fit = fit_micro_batch(recipe, parameters, devices=devices, free=size * 10**9)
+        row = {"card": f"{size} GB", "micro_batch": fit.micro_batch}
+        rows.append(row | {"bytes": fit.needed["total"], "verdict": fit.verdict})
+    return rows
+
+
+def with_micro_batch(recipe: Recipe, micro_batch: int) -> Recipe:
+    """Return the recipe with a micro-batch of its own."""
+    train = recipe.train.model_copy(update={"micro_batch": micro_batch})
+    return recipe.model_copy(update={"train": train})
+
+
+def equal_passes(rows: int, most: int) -> int:
+    """Return how many rows a pass should have: at most `most`, and all passes equal if possible.
+
+    The largest divisor of `rows`, or where that is not more than half of `most` (rows may be
+    prime), passes as equal as can be. Grows with `most`; 0 where `most` is 0.
+    """
+    divisor = max((size for size in range(1, most + 1) if rows % size == 0), default=0)
+    if 2 * divisor > most or most == 0:
+        return divisor
+    passes = -(-rows // most)
+    return -(-rows // passes)
+
+
+def _remedy(recipe: Recipe, memory: TrainingMemory, free: int) -> str:
+    """Say what makes one row fit."""
+    if not recipe.train.activation_checkpointing:
+        train = recipe.train.model_copy(update={"activation_checkpointing": True})
+        saving = recipe.model_copy(update={"train": train})
+        lighter = replace(memory, activations=activation_bytes_per_video(saving))
+        if lighter.largest(free):
+            return "set train.activation_checkpointing=true"
+    if memory.devices > 1 and memory.parallel == "fsdp":
+        return "use more devices, larger ones, or a smaller model"
+    return "use a smaller model, or several devices with train.parallel=fsdp"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,338 @@
+"""`hpdm train` and `hpdm finetune`: assemble the parts, check, train, sum up.
+
+The same command run again resumes from the newest intact checkpoint.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpdm_core import __version__
+from hpdm_core.build import (
+    build_diffusion,
+    build_loader,
+    build_network,
+    build_optimizer,
+    build_schedule,
+    describe,
+)
+from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.loader import PatchLoader
+from hpdm_core.device import device_name, set_precision
+from hpdm_core.errors import DeviceError, HpdmError
+from hpdm_core.progress import NoProgress, Progress
+from hpdm_core.recipe.load import recipe_to_yaml
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.runs.train import preflight
+from hpdm_core.runs.train.fit import fit_micro_batch, with_micro_batch
+from hpdm_core.runs.train.preview import make_preview
+from hpdm_core.runs.train.warm_start import WarmStart, plan_warm_start
+from hpdm_core.seeds import derive_seed
+from hpdm_core.training.batches import BatchStream
+from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
+from hpdm_core.training.ema import Ema
+from hpdm_core.training.loop import Plan, train
+from hpdm_core.training.parallel import Parallel, start_parallel
+from hpdm_core.training.store import CheckpointStore, TrainState
+from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
+
+INITIALISED = "initialised.json"  # what became of a base model's weights
+
+
+def run_train(
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    device: str,
+    dry_run: bool,
+    progress: Progress,
+    init_from: str | Path | None = None,
+) -> dict:
+    """Train a recipe into the folder `out`, or say what that would take.
+
+    Args:
+        recipe: resolved.
+        out: the run's folder; None: runs/<recipe name>.
+        device: "auto", "cpu" or "cuda".
+        dry_run: count and estimate only.
+        progress: shown to the user by the main process.
+        init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
+            'shipped' or hf://owner/name.
+
+    Returns:
+        A summary of the run, or with `dry_run` the figures that matter.
+
+    Raises:
+        HpdmError: something stands against it, with what to change.
+        KeyboardInterrupt: the run was interrupted and has saved what was done.
+    """
+    out = out or Path("runs") / recipe.name
+    if dry_run:
+        return preflight.plan_of_run(recipe, out, device=device, init_from=init_from)
+    dataset = open_dataset(recipe.data.root, recipe.data.name)
+    recipe = preflight.with_classes(recipe, dataset)
+    parallel = start_parallel(device, mode=recipe.train.parallel)
+    progress = progress if parallel.is_main else NoProgress()
+    try:
+        preflight.check_data(recipe, dataset, say=progress.say)
+        preflight.check_processes(recipe, parallel.world_size)
+        start = None
+        if init_from is not None and list_checkpoints(out / "checkpoints"):
+            progress.say(f"{out} has begun already: {init_from} is not read again")
+        elif init_from is not None:  # looked at before the run's folder is made
+            start = plan_warm_start(init_from, recipe, classes=dataset.classes, say=progress.say)
+        with _locked(out, parallel):
+            run = Run(
+                recipe=recipe,
+                dataset=dataset,
+                out=out,
+                parallel=parallel,
+                progress=progress,
+            )
+            return run.train(start)
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            "the device ran out of memory",
+            got=str(error).split(". ")[0],
+            remedy="lower train.micro_batch, set train.activation_checkpointing=true, or use "
+            "several devices with train.parallel=fsdp",
+        ) from error
+    finally:
+        parallel.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One process's part of a training run.
+
+    Args:
+        recipe: resolved, with the data set's number of classes.
+        dataset: what is trained on.
+        out: the run's folder.
+        parallel: this process's place.
+        progress: shown to the user; silent on all processes but one.
+    """
+
+    recipe: Recipe
+    dataset: VideoDataset
+    out: Path
+    parallel: Parallel
+    progress: Progress
+
+    def train(self, warm_start: WarmStart | None) -> dict:
+        """Assemble, resume or start from a base model, train; return the summary."""
+        begun = time.perf_counter()
+        self._check_recipe()
+        set_precision(self.recipe.train.precision, device=self.parallel.device)
+        micro_batch = self._check_room()
+        state = self._state()
+        store = self._store(warm_start)
+        resumed = store.resume(state)
+        if resumed is not None:
+            self.progress.say(f"resuming from {resumed}")
+        start = state.step
+        taken = None
+        if resumed is None and warm_start is not None:
+            taken = self._take_over(warm_start, state)
+        if self.parallel.is_main:
+            _write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
+        telemetry = self._telemetry(start)
+        loader = build_loader(
+            self.recipe,
+            self.dataset,
+            batch_size=self.recipe.train.batch_size,
+            workers=self.recipe.data.workers,
+            rank=self.parallel.rank,
+            world_size=self.parallel.world_size,
+        )
+        try:
+            last = self._loop(state, loader, store, telemetry, micro_batch=micro_batch)
+        finally:
+            self.progress.stop()
+            telemetry.close()
+            loader.close()
+        summary = {
+            "run": str(self.out),
+            "checkpoint": str(last),
+            "steps": state.step,
+            "micro_batch": micro_batch,
+            "resumed_from_step": start if resumed is not None else None,
+            "parameters": sum(param.numel() for param in state.network.parameters()),
+            "skipped_steps": state.skipped,
+            "replaced_videos": loader.replaced,
+            "last": telemetry.last,
+            "seconds_training": round(state.seconds, 1),
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
+        return summary if taken is None else {**summary, "initialised": taken}
+
+    def _take_over(self, warm_start: WarmStart, state: TrainState) -> dict:
+        """Load a base model into network and EMA; keep the table of weights in the run."""
+        warm_start.apply(state.network)
+        state.ema.reset()
+        for line in warm_start.lines():
+            self.progress.say(line)
+        summary = warm_start.summary()
+        if self.parallel.is_main:
+            _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
+        return summary
+
+    def _loop(
+        self,
+        state: TrainState,
+        loader: PatchLoader,
+        store: CheckpointStore,
+        telemetry: Telemetry,
+        *,
+        micro_batch: int,
+    ) -> Path:
+        recipe = with_micro_batch(self.recipe, micro_batch)
+        title, steps = f"training {self.recipe.name}", self.recipe.train.steps
+        self.progress.start(title, steps, done=state.step)
+        return train(
+            state,
+            BatchStream(loader.batches, state.step, say=self.progress.say),
+            loss=build_diffusion(self.recipe).loss,
+            plan=plan_from(recipe),
+            parallel=self.parallel,
+            store=store,
+            telemetry=telemetry,
+            preview=make_preview(
+                recipe,
+                state.network,
+                dataset=self.dataset,
+                folder=self.out / "samples",
+                parallel=self.parallel,
+                show=telemetry.show,
+                say=self.progress.say,
+            ),
+        )
+
+    def _state(self) -> TrainState:
+        settings = self.recipe.train
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        network = build_network(self.recipe).to(self.parallel.device)
+        network.set_activation_checkpointing(settings.activation_checkpointing)
+        if settings.compile:
+            for block in network.blocks:
+                block.compile()
+        module = self.parallel.wrap(network)
+        return TrainState(
+            network=network,
+            module=module,
+            optimizer=build_optimizer(network, self.recipe.optim),
+            ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_rampup_ratio),
+        )
+
+    def _check_room(self) -> int:
+        """Refuse what memory or disk cannot hold, before anything is built.
+
+        Returns:
+            rows per pass and device, the same in all processes.
+        """
+        parameters, world_size = describe(self.recipe)["parameters"], self.parallel.world_size
+        free = self.parallel.free_memory()
+        fit = fit_micro_batch(self.recipe, parameters, devices=world_size, free=free)
+        fit.check(str(self.parallel.device))
+        preflight.check_disk(self.recipe, self.out, parameters=parameters["total"])
+        if fit.micro_batch < self.recipe.train.batch_size // world_size:
+            self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
+        return fit.micro_batch
+
+    def _store(self, warm_start: WarmStart | None) -> CheckpointStore:
+        text = recipe_to_yaml(self.recipe)
+        devices = f"{self.parallel.world_size} x " if self.parallel.world_size > 1 else ""
+        return CheckpointStore(
+            folder=self.out / "checkpoints",
+            keep=self.recipe.train.keep_checkpoints,
+            every=self.recipe.train.checkpoint_every,
+            recipe=text,
+            metadata={
+                "recipe": text,
+                "classes": json.dumps(self.dataset.classes),
+                "hpdm_version": __version__,
+                "machine": devices + device_name(self.parallel.device),
+                **self._base(warm_start),
+            },
+            parallel=self.parallel,
+            say=self.progress.say,
+        )
+
+    def _base(self, warm_start: WarmStart | None) -> dict[str, str]:
+        """Return the base model's name for weights' headers, also after an interruption."""
+        summary = self.out / INITIALISED
+        if warm_start is not None:
+            return {"base": warm_start.base.recipe.name}
+        return {"base": json.loads(summary.read_text())["base_recipe"]} if summary.is_file() else {}
+
+    def _check_recipe(self) -> None:
+        """Refuse to resume a run that was started with another recipe."""
+        path, done = self.out / RECIPE, list_checkpoints(self.out / "checkpoints")
+        if done and path.is_file():
+            preflight.check_same_recipe(self.recipe, path, step=step_of(done[-1]))
+
+    def _telemetry(self, start: int) -> Telemetry:
+        settings, main = self.recipe.train, self.parallel.is_main
+        sinks = ()
+        if main:
+            trim_metrics(self.out, start)
+            sinks = open_sinks(
+                self.out,
+                start_step=start,
+                tensorboard=settings.tensorboard,
+                wandb=settings.wandb,
+            )
+        return Telemetry(
+            self.out if main else None,
+            self.progress,
+            log_every=settings.log_every,
+            steps=settings.steps,
+            sinks=sinks,
+        )
+
+
+def plan_from(recipe: Recipe) -> Plan:
+    """Turn a recipe into the loop's plan."""
+    settings = recipe.train
+    return Plan(
+        steps=settings.steps,
+        seed=settings.seed,
+        lr=build_schedule(recipe),
+        grad_clip=recipe.optim.grad_clip,
+        micro_batch=settings.micro_batch,
+        precision=settings.precision,
+        level_drop_prob=settings.level_drop_prob,
+        checkpoint_every=settings.checkpoint_every,
+        preview_every=settings.preview_every,
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.write_text(text)
+    os.replace(partial_path, path)
+
+
+@contextmanager
+def _locked(out: Path, parallel: Parallel) -> Iterator[None]:
+    """Keep other commands from training into the same folder; a killed one leaves no lock."""
+    if not parallel.is_main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HpdmError(
+                f"another command is training into {out}",
+                remedy="wait for it, stop it, or give another --out",
+            ) from None
+        yield
