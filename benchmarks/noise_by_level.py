@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpdm_core.build import build_diffusion, build_loader
+from hpdm_core.build import build_diffusion, build_loader, build_preconditioning
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.diffusion.preconditioning import add_noise
 from hpdm_core.geometry.boxes import pyramid_boxes
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.records import PatchBatch
-from hpdm_core.runs.models import LoadedModel, load_model
 
 SIGMAS = (0.05, 0.15, 0.5, 1.0, 2.0, 4.0)
 
@@ -29,14 +29,14 @@ def share_below(mean: float, std: float, bound: float) -> float:
 
 
 @torch.no_grad()
-def errors(model: LoadedModel, batch: PatchBatch, level: int, lower: float | None) -> list[float]:
+def errors(model: Pipeline, batch: PatchBatch, level: int, lower: float | None) -> list[float]:
     """Return the mean squared error of the denoised patches of `level` at each noise level.
 
     Args:
         lower: noise level of the lower levels; None gives them the level's own.
     """
     boxes = pyramid_boxes(model.pyramid, batch.offsets)[: level + 1]
-    preconditioning = model.denoiser.preconditioning
+    preconditioning = build_preconditioning(model.recipe)
     results = []
     for sigma in SIGMAS:
         inputs, c_noise = [], []
@@ -54,7 +54,7 @@ def errors(model: LoadedModel, batch: PatchBatch, level: int, lower: float | Non
     return results
 
 
-def error_table(model: LoadedModel, data: Path, *, videos: int) -> list[dict]:
+def error_table(model: Pipeline, data: Path, *, videos: int) -> list[dict]:
     """Return a row per level.
 
     Args:
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=128)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    model = load_model(options.checkpoint, torch.device("cpu"))
+    model = Pipeline.from_pretrained(options.checkpoint, device="cpu")
     rows = error_table(model, options.data, videos=options.videos)
     result = {"checkpoint": model.path.name, "step": model.step, "levels": rows}
     print(json.dumps(result, indent=None if options.json else 1))

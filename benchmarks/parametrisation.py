@@ -17,20 +17,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from noise_by_level import error_table
 
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.pictures import contact_sheet
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.geometry.tiles import tile_borders
-from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.metrics.quality import Quality, measure_quality
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.records import Condition
-from hpdm_core.runs.models import LoadedModel, cache_maker, load_model, to_uint8
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train.run import run_train
 
@@ -95,7 +92,7 @@ def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) 
         recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)
     folder = options.out / "runs" / name
     summary = _train(recipe, folder)
-    model = load_model(str(folder), torch.device("cpu"))
+    model = Pipeline.from_pretrained(folder, device="cpu")
     table = error_table(model, options.out / "data/shapes", videos=options.videos)
     videos = sample(model, options.samples)
     pictures = options.out / "pictures"
@@ -117,29 +114,12 @@ def _train(recipe: Recipe, folder: Path) -> dict:
     return run_train(recipe, out=folder, device="cpu", dry_run=False, progress=NoProgress())
 
 
-def sample(model: LoadedModel, number: int) -> np.ndarray:
+def sample(model: Pipeline, number: int) -> np.ndarray:
     """Draw videos of all classes by turns: (b, t, h, w, 3) uint8."""
-    device, made = torch.device("cpu"), []
-    for start in range(0, number, 9):
-        seeds = tuple(range(start, min(start + 9, number)))
-        labels = torch.tensor([seed % len(model.classes) for seed in seeds])
-        levels = generate(
-            model.denoiser,
-            model.pyramid,
-            model.settings,
-            seeds=seeds,
-            condition=Condition(labels=labels),
-            work=ExecutionOptions(
-                device=device,
-                tile_batch=64,
-                make_cache=cache_maker("auto", device, free=1 << 33, limit=None),
-            ),
-        )
-        made.append(to_uint8(levels[-1]).numpy())
-    return np.concatenate(made)
+    return model(seeds=range(number), progress=NoProgress()).frames
 
 
-def quality(model: LoadedModel, videos: np.ndarray) -> dict[str, float]:
+def quality(model: Pipeline, videos: np.ndarray) -> dict[str, float]:
     """Return the measures of videos at the model's tile borders."""
     borders = tile_borders(model.pyramid, model.pyramid.num_levels - 1, model.settings.overlap)
     found: Quality = measure_quality(videos, borders)
@@ -190,7 +170,7 @@ def measure(options: argparse.Namespace) -> dict:
         name: summarise([row for row in rows if row["overrides"] == overrides][: options.seeds])
         for name, overrides in variants.items()
     }
-    model = load_model(str(options.out / "runs" / "recipe-0"), torch.device("cpu"))
+    model = Pipeline.from_pretrained(options.out / "runs" / "recipe-0", device="cpu")
     result["real"] = quality(model, real_videos(options, options.samples))
     return result
 

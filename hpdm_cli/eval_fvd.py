@@ -22,7 +22,8 @@ def command(
         typer.Option(
             "--checkpoint",
             metavar="CHECKPOINT",
-            help="Generate the videos with this run folder, checkpoint folder or weights file.",
+            help="Generate the videos with this run folder, checkpoint folder, weights file or "
+            "hf://owner/name.",
             show_default=False,
         ),
     ] = None,

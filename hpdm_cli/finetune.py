@@ -1,6 +1,5 @@
 """`hpdm finetune`: train a recipe from the weights of another model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,12 +28,12 @@ EXAMPLES = examples(
 def command(
     recipe: RecipeRef,
     base: Annotated[
-        Path,
+        str,
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="Run folder, checkpoint folder or weights file to start from; 'shipped' is the "
-            "model that comes with hpdm.",
+            help="Run folder, checkpoint folder, weights file or hf://owner/name to start from; "
+            "'shipped' is the model that comes with hpdm.",
             show_default=False,
         ),
     ],

@@ -29,6 +29,7 @@ EXAMPLES = examples(
     "hpdm sample --overlap fhw --num 9",
     "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
     'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
+    "hpdm sample --checkpoint hf://owner/name --num 4 --format webp",
     "hpdm sample --recipe hpdm_s --overlap fhw --dry-run",
 )
 
@@ -56,8 +57,8 @@ def command(
         typer.Option(
             "--checkpoint",
             metavar="CHECKPOINT",
-            help="Run folder, checkpoint folder or weights file; 'shipped' is the model that comes "
-            "with hpdm.",
+            help="Run folder, checkpoint folder, weights file, or hf://owner/name on the Hugging "
+            "Face Hub; 'shipped' is the model that comes with hpdm.",
             show_default="the newest run under runs/, else shipped",
         ),
     ] = None,
@@ -209,24 +210,25 @@ def command(
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)
         solver_steps = whole_numbers(steps, option="--steps")
+        from hpdm_core.runs.sample.options import SampleOptions
         from hpdm_core.runs.sample.run import run_sample
 
-        result = run_sample(
+        options = SampleOptions(
             checkpoint=checkpoint,
             recipe=plan,
-            overlap=overlap,
             num=num,
-            classes=classes or [],
-            prompts=prompts or [],
+            classes=tuple(classes or ()),
+            prompts=tuple(prompts or ()),
             prompt_file=prompt_file,
             text_encoder=text_encoder,
-            guidance=guidance,
-            steps=solver_steps,
             seed=seed,
+            overlap=overlap,
+            steps=solver_steps,
+            guidance=guidance,
+            compare_overlaps=tuple(words(compare_overlaps)),
             out=out,
             formats=tuple(words(formats)),
             save_levels=save_levels,
-            compare_overlaps=words(compare_overlaps),
             cache=cache.value,
             cache_gb=cache_gb,
             batch=batch,
@@ -234,8 +236,8 @@ def command(
             shard=shard.value,
             device=device.value,
             dry_run=dry_run,
-            progress=current.progress,
         )
+        result = run_sample(options, progress=current.progress)
         current.show(result, title="Sampling plan" if dry_run else "Generated videos")
 
 

@@ -1,5 +1,6 @@
 """The device that computes: which one, in what precision, and how much memory it has free."""
 
+import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,15 @@ def resolve_device(device: str, *, local_rank: int = 0) -> torch.device:
             remedy="use --device cpu, or start as many processes as there are devices",
         )
     return torch.device("cuda", local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = _lines(Path("/proc/cpuinfo"))
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def set_precision(precision: Precision, *, device: torch.device) -> None:

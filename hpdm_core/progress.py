@@ -1,8 +1,12 @@
 """How long work is reported: what the core calls, whoever shows it. Needs no torch."""
 
+import logging
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def process_rank() -> int:
@@ -55,6 +59,34 @@ class NoProgress:
     def say(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
+
+
+class TqdmProgress:
+    """A tqdm bar, in a notebook the notebook's own: what library calls show by default."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._fields: dict[str, str] = {}
+
+    def start(self, description: str, total: int | None, done: int = 0) -> None:
+        from tqdm.auto import tqdm
+
+        self.stop()
+        self._bar = tqdm(desc=description, total=total, initial=done)
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        if self._bar is not None:
+            self._fields |= fields
+            self._bar.set_postfix(self._fields, refresh=False)
+            self._bar.update(amount)
+
+    def say(self, text: str) -> None:
+        logging.getLogger("hpdm").info(text)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._fields = None, {}
 
 
 @dataclass(frozen=True, kw_only=True)

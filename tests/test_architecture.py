@@ -18,8 +18,9 @@ MAX_FILE, MAX_FUNCTION = 350, 50
 FREE = {"device", "errors", "locks", "names", "progress"}
 MAY_IMPORT = {
     "cli": {"recipe", "runs"},
-    "runs": {"recipe", "build", "data", "training", "inference", "metrics", "reports",
+    "runs": {"pipeline", "recipe", "build", "data", "training", "inference", "metrics", "reports",
              "diffusion", "geometry", "records", "seeds"},
+    "pipeline": {"recipe", "build", "data", "training", "inference", "geometry", "records"},
     "build": {"recipe", "model", "diffusion", "data", "training", "inference", "metrics",
               "geometry", "records", "seeds"},
     "training": {"diffusion", "records", "seeds"},
@@ -40,13 +41,12 @@ MAY_IMPORT = {
     "progress": set(),
 }  # fmt: skip
 # Inside runs/: a room per command, and which other rooms it may enter. A table's trials are
-# trainings, samples and evaluations; the others share runs.models and what lies below runs/.
+# trainings, samples and evaluations; the others share what lies below runs/.
 ROOMS_MAY_IMPORT = {
-    "ablate": {"train", "sample", "evaluate", "models", "prep"},
-    "evaluate": {"models"},
-    "sample": {"models"},
-    "train": {"models"},
-    "models": set(),
+    "ablate": {"train", "sample", "evaluate", "prep"},
+    "evaluate": set(),
+    "sample": set(),
+    "train": set(),
     "prep": set(),
 }
 # Names that gave way to the field's terms (docs/glossary.md).

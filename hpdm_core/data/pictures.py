@@ -4,6 +4,7 @@ Axis legend: `b` videos, `t h w` frames, rows, columns, `c` channels.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,19 @@ def write_gif(path: Path, video: np.ndarray, fps: float) -> None:
 
 def write_webp(path: Path, video: np.ndarray, fps: float) -> None:
     """Write (t, h, w, 3) uint8 as an endless animated WebP."""
-    images = [Image.fromarray(frame) for frame in video]
     with atomic_path(path) as partial:
-        images[0].save(
-            partial, format="WEBP", save_all=True, append_images=images[1:],
-            duration=round(1000 / fps), loop=0, quality=90,
-        )  # fmt: skip
+        partial.write_bytes(encode_webp(video, fps))
+
+
+def encode_webp(video: np.ndarray, fps: float) -> bytes:
+    """Return (t, h, w, 3) uint8 as an endless animated WebP."""
+    images = [Image.fromarray(frame) for frame in video]
+    buffer = BytesIO()
+    images[0].save(
+        buffer, format="WEBP", save_all=True, append_images=images[1:],
+        duration=round(1000 / fps), loop=0, quality=90,
+    )  # fmt: skip
+    return buffer.getvalue()
 
 
 def write_png(path: Path, video: np.ndarray) -> None:

@@ -35,7 +35,8 @@ class Weights:
 
     Args:
         path: where it lies.
-        metadata: header: recipe (YAML), classes (JSON list), step, kind, hpdm_version.
+        metadata: header: recipe (YAML), classes (JSON list), step, kind; hpdm_version, seconds of
+            training and machine where the writer knew them.
         tensors: weights by parameter name.
         sha256: of the file.
     """

@@ -55,7 +55,7 @@ class CheckpointStore:
         keep: number of newest checkpoints to keep.
         every: steps between checkpoints; those that an interruption saved between are not kept.
         recipe: resolved recipe as YAML.
-        metadata: header of weights files: recipe, classes, hpdm_version.
+        metadata: header of weights files: recipe, classes, hpdm_version, machine.
         parallel: this process's place.
         say: told what a person should know.
     """
@@ -125,7 +125,8 @@ class CheckpointStore:
     def _write(self, state: TrainState) -> None:
         partial = checkpoint.partial_folder(self.folder, state.step)
         tensors = _tensors(state)
-        header = {**self.metadata, "step": str(state.step)}
+        seconds = str(round(state.seconds))
+        header = {**self.metadata, "step": str(state.step), "seconds": seconds}
         if self.parallel.mode == "fsdp":
             averages = self._gathered(tensors["ema"])
             _write_sharded(partial / SHARDED, tensors)

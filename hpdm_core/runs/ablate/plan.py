@@ -6,11 +6,11 @@ from typing import Any
 from hpdm_core.build import build_sampling, describe
 from hpdm_core.device import resolve_device
 from hpdm_core.metrics.protocols import parse_protocol
+from hpdm_core.pipeline.plan import describe_sampling
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Scale, Table, protocol_of
 from hpdm_core.runs.ablate.profiling import measured_rate, with_some_classes
 from hpdm_core.runs.ablate.trials import Trial
-from hpdm_core.runs.sample.plan import describe_sampling
 from hpdm_core.runs.train.preflight import BYTES_PER_SAVED_PARAMETER
 from hpdm_core.training.checkpoint import list_checkpoints, step_of
 

@@ -12,14 +12,14 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.build import describe
-from hpdm_core.device import resolve_device
+from hpdm_core.device import device_name, resolve_device
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import Progress, Silent, process_rank
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.model import open_row, write_clips
 from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
 from hpdm_core.runs.ablate.trials import Trial
-from hpdm_core.runs.evaluate.fakes import FakeModel
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.train.run import run_train
 
@@ -123,7 +123,7 @@ class TrialRunner:
             load_model=self._opener(trial),
         )
 
-    def _opener(self, trial: Trial) -> Callable[[str, torch.device], FakeModel]:
+    def _opener(self, trial: Trial) -> Callable[[str, torch.device], Pipeline]:
         return lambda ref, device: open_row(trial, device)
 
     def _step(self, recipe: Recipe, column: Column) -> dict[str, Any]:
@@ -145,25 +145,14 @@ class TrialRunner:
 def machine(device: str) -> dict[str, Any]:
     """Say what the figures were measured on, without naming the computer."""
     found = resolve_device(device)
-    processor = _processor()
-    name = torch.cuda.get_device_name(found) if found.type == "cuda" else processor
     return {
-        "name": name,
-        "processor": processor,
+        "name": device_name(found),
+        "processor": device_name(torch.device("cpu")),
         "device": str(found),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:

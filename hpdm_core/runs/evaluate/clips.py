@@ -1,4 +1,4 @@
-"""Clips of videos on disk for `hpdm eval-fvd`: which files, which frames, at which size.
+"""Clips of videos for `hpdm eval-fvd`, from disk or generated: which ones, frames and sizes.
 
 Axis legend: `t h w` frames, rows, columns.
 """
@@ -23,6 +23,10 @@ from hpdm_core.data.video_io import UnusableVideo, VideoReader, decode_sequentia
 from hpdm_core.errors import DataError, MetricError
 from hpdm_core.metrics.extract import Skipped
 from hpdm_core.metrics.weights import sha256_of
+from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.pipeline.videos import to_uint8
+from hpdm_core.records import NO_CLASS
 from hpdm_core.seeds import derive_seed
 
 SAMPLES = "samples*.jsonl"
@@ -270,3 +274,63 @@ def _size(file: VideoFile) -> tuple[int, int] | None:
 
 def _too_short(file: VideoFile, frames: int, spec: ClipFormat) -> Skipped:
     return Skipped(reason=f"{file.name}: too short, {frames} of {spec.span} frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedClips:
+    """Clips of generated videos (a `ClipSource`): index i is the video of seed `seed + i`.
+
+    Args:
+        pipeline: generates videos.
+        seed: of the first video.
+        labels: class of each video.
+        level: which level's videos.
+        frames: number of frames of a clip.
+        stride: every n-th frame.
+        batch: videos per call.
+    """
+
+    pipeline: Pipeline
+    seed: int
+    labels: tuple[int, ...]
+    level: int
+    frames: int
+    stride: int
+    batch: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def clips(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        for first in range(start, stop, self.batch):
+            places = range(first, min(first + self.batch, stop))
+            seeds = tuple(self.seed + place for place in places)
+            condition = self.pipeline.condition_of([self.labels[place] for place in places])
+            videos = self.pipeline.sample(
+                seeds, condition, level=self.level, resources=Resources(batch=len(seeds))
+            )
+            last = self.frames * self.stride
+            yield from to_uint8(videos)[:, : last : self.stride].numpy()
+
+
+def draw_labels(
+    classes: Sequence[str], real_classes: Sequence[str | None], *, count: int, seed: int
+) -> tuple[int, ...]:
+    """Return `count` labels distributed as the real videos' classes are.
+
+    Label i is that of a real video drawn for (seed, i), so more fakes begin with the same ones.
+    Real videos of classes that the model does not know do not count; without any that it knows,
+    classes are equally likely.
+
+    Args:
+        classes: that the model knows; without any, all labels are `NO_CLASS`.
+        real_classes: class of each real video.
+        count: number of labels.
+        seed: of the draw.
+    """
+    if not classes:
+        return (NO_CLASS,) * count
+    index = {name: label for label, name in enumerate(classes)}
+    known = [index[name] for name in real_classes if name in index] or list(range(len(classes)))
+    draws = (np.random.default_rng(derive_seed("label", seed, i)) for i in range(count))
+    return tuple(known[int(rng.integers(len(known)))] for rng in draws)

@@ -15,15 +15,17 @@ from hpdm_core.errors import MetricError
 from hpdm_core.metrics.extract import ClipSource
 from hpdm_core.metrics.protocols import EXAMPLES, MIN_VIDEOS, Protocol, parse_protocol
 from hpdm_core.metrics.store import CHUNK
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.runs.evaluate.clips import (
     ClipFormat,
     FileClips,
+    GeneratedClips,
     VideoSet,
     common_size,
+    draw_labels,
     in_random_order,
     open_videos,
 )
-from hpdm_core.runs.evaluate.fakes import FakeModel, GeneratedClips, draw_labels
 
 # Real clips start at random frames, the same ones in every comparison.
 REAL_SEED = 0
@@ -85,7 +87,7 @@ def choose_protocol(name: str | None, num_fakes: int | None) -> Protocol:
 def plan_comparison(
     protocol: Protocol,
     *,
-    model: FakeModel | None,
+    model: Pipeline | None,
     samples: Path | None,
     real: str | Path | None,
     split: str | None,
@@ -103,7 +105,7 @@ def plan_comparison(
         raise MetricError(
             "say what to score", expected="one of --checkpoint and --samples, and not both"
         )
-    source = real or (model.data if model is not None else None)
+    source = real or (model.data_folder if model is not None else None)
     if source is None and needs_real:
         raise MetricError("no real videos to compare with", expected="--real DATA")
     reals = None
@@ -194,7 +196,7 @@ def _from_folder(
 
 
 def _generated(
-    protocol: Protocol, model: FakeModel, reals: VideoSet | None, *, seed: int, batch: int | None
+    protocol: Protocol, model: Pipeline, reals: VideoSet | None, *, seed: int, batch: int | None
 ) -> tuple[ClipSet, ClipFormat, list[str]]:
     if protocol.num_fakes is None:
         raise MetricError(
@@ -208,7 +210,7 @@ def _generated(
     key = {
         "version": KEY_VERSION,
         "weights": model.sha256,
-        "settings": dict(model.settings),
+        "settings": model.facts,
         "seed": seed,
         "level": level,
         "frames": frames,
@@ -217,7 +219,7 @@ def _generated(
         "labels": _digest(sorted(str(name) for name in real_classes) if known else []),
     }
     clips = GeneratedClips(
-        make=model.make,
+        pipeline=model,
         seed=seed,
         labels=labels,
         level=level,
@@ -235,7 +237,7 @@ def _generated(
             "count": protocol.num_fakes,
             "seeds": [seed, seed + protocol.num_fakes - 1],
             "classes": "as in the real data" if known else "uniform" if model.classes else "none",
-            "settings": dict(model.settings),
+            "settings": model.facts,
         },
         is_real=False,
         classes=tuple(model.classes[label] if model.classes else None for label in labels),
@@ -243,7 +245,7 @@ def _generated(
     return clip_set, spec, warnings
 
 
-def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipFormat, list[str]]:
+def _model_clips(protocol: Protocol, model: Pipeline) -> tuple[int, int, ClipFormat, list[str]]:
     """Return level and frames of the fakes, the format of the reals' clips, and warnings."""
     levels, finest = model.pyramid.levels, model.pyramid.resolution
     if protocol.level is not None:
@@ -278,7 +280,7 @@ def _model_clips(protocol: Protocol, model: FakeModel) -> tuple[int, int, ClipFo
     return len(levels) - 1, protocol.frames, spec, warnings
 
 
-def _batch(model: FakeModel) -> int:
+def _batch(model: Pipeline) -> int:
     """Return how many videos are made at a time: no more than a chunk of features holds."""
     values = 3 * math.prod(model.pyramid.resolution)
     return max(1, min(CHUNK, VALUES_PER_BATCH // values))

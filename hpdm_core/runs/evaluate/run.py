@@ -6,7 +6,7 @@ interrupted run resumes where it stopped and a second protocol costs seconds.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,32 @@ from hpdm_core.metrics.load import (
 )
 from hpdm_core.metrics.store import Chunk, FeatureStore
 from hpdm_core.metrics.weights import Fetch
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.runs.evaluate.comparison import ClipSet, Comparison, choose_protocol, plan_comparison
-from hpdm_core.runs.evaluate.fakes import OpenModel
-from hpdm_core.runs.evaluate.model import open_model
 from hpdm_core.runs.evaluate.scores import Features, scores
 from hpdm_core.training.parallel import Parallel, start_parallel
 
+# (checkpoint, device) -> the model.
+OpenModel = Callable[[str, torch.device], Pipeline]
 DEFAULT_OUT = Path("evals")
 NUM_REASONS = 5
+
+
+def open_model(ref: str, device: torch.device) -> Pipeline:
+    """Return the model that a reference stands for, such as a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+        MetricError: it is conditioned on text, so that the protocol cannot say what to draw.
+    """
+    pipeline = Pipeline.from_pretrained(ref, device=device)
+    if pipeline.recipe.model.conditioning == "text":
+        raise MetricError(
+            f"{ref} draws what a text says, and no protocol names the texts",
+            remedy="draw videos with `hpdm sample --prompt` and give them as --samples",
+        )
+    return pipeline
 
 
 def run_eval_fvd(

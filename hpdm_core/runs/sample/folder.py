@@ -7,7 +7,7 @@ the missing ones.
 import errno
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +16,15 @@ from einops import rearrange
 from PIL import Image, ImageSequence
 
 from hpdm_core.data.atomic import atomic_path, remove_partials, write_text
-from hpdm_core.data.pictures import contact_sheet, video_grid, write_gif, write_png, write_webp
+from hpdm_core.data.pictures import contact_sheet, video_grid, write_webp
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.errors import HpdmError
-from hpdm_core.runs.sample.conditions import Request
+from hpdm_core.pipeline.conditions import Request
+from hpdm_core.pipeline.videos import WRITERS
 
 LINES, SHEET, PREVIEW = "samples.jsonl", "contact_sheet.png", "preview.webp"
 PREVIEW_HEIGHT = 96
 MAX_IN_SHEET = 24
-Writer = Callable[[Path, np.ndarray, float], None]
-WRITERS: dict[str, Writer] = {
-    "mp4": write_mp4,
-    "gif": write_gif,
-    "webp": write_webp,
-    "png": lambda path, video, fps: write_png(path, video),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

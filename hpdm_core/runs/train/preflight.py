@@ -43,7 +43,9 @@ RESUMABLE = {
 BYTES_PER_SAVED_PARAMETER = 16
 
 
-def plan_of_run(recipe: Recipe, out: Path, *, device: str, init_from: Path | None = None) -> dict:
+def plan_of_run(
+    recipe: Recipe, out: Path, *, device: str, init_from: str | Path | None = None
+) -> dict:
     """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
     notes, classes = [], None
     try:

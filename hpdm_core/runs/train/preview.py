@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.pictures import contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
-from hpdm_core.device import available_memory
-from hpdm_core.inference.generate import ExecutionOptions, generate
+from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
-from hpdm_core.runs.models import cache_maker, to_uint8
 from hpdm_core.training.parallel import Parallel
 
 
@@ -50,7 +49,14 @@ def make_preview(
 
     def preview(step: int) -> None:
         condition, captions = preview_conditions(recipe, dataset)
-        videos = _draw(recipe, network, condition, parallel.device)
+        pipeline = Pipeline(recipe=recipe, network=network, device=parallel.device)
+        # Sharded weights are gathered in each pass, so that all processes must make the same ones:
+        # batches and cache go by what all of them have free.
+        free = parallel.free_memory()
+        limit = None if free is None else free / 2e9
+        resources = Resources(free=free, cache="gpu", cache_gb=limit)
+        drawn = pipeline.sample(range(len(captions)), condition, resources=resources)
+        videos = to_uint8(drawn).numpy()
         if not parallel.is_main:
             return
         path = folder / f"step-{step:08d}.mp4"
@@ -66,26 +72,6 @@ def make_preview(
             show(step, np.asarray(sheet))
 
     return preview
-
-
-def _draw(
-    recipe: Recipe, network: nn.Module, condition: Condition, device: torch.device
-) -> np.ndarray:
-    """Return (b, t, h, w, c) uint8 at the finest level."""
-    free = available_memory(torch.device("cpu"))
-    levels = generate(
-        build_denoiser(recipe, network),
-        recipe.pyramid.build(),
-        build_sampling(recipe),
-        seeds=tuple(range(recipe.train.preview_videos)),
-        condition=condition.to(device),
-        work=ExecutionOptions(
-            device=device,
-            tile_batch=recipe.train.micro_batch or recipe.train.batch_size,
-            make_cache=cache_maker("auto", device, free=free, limit=None),
-        ),
-    )
-    return to_uint8(levels[-1]).numpy()
 
 
 def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:

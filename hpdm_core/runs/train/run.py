@@ -25,7 +25,7 @@ from hpdm_core.build import (
 )
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
-from hpdm_core.device import set_precision
+from hpdm_core.device import device_name, set_precision
 from hpdm_core.errors import DeviceError, HpdmError
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
@@ -43,6 +43,8 @@ from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
+INITIALISED = "initialised.json"  # what became of a base model's weights
+
 
 def run_train(
     recipe: Recipe,
@@ -51,7 +53,7 @@ def run_train(
     device: str,
     dry_run: bool,
     progress: Progress,
-    init_from: Path | None = None,
+    init_from: str | Path | None = None,
 ) -> dict:
     """Train a recipe into the folder `out`, or say what that would take.
 
@@ -61,7 +63,8 @@ def run_train(
         device: "auto", "cpu" or "cuda".
         dry_run: count and estimate only.
         progress: shown to the user by the main process.
-        init_from: run, checkpoint or weights file whose weights a new run starts from.
+        init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
+            'shipped' or hf://owner/name.
 
     Returns:
         A summary of the run, or with `dry_run` the figures that matter.
@@ -130,7 +133,7 @@ class Run:
         set_precision(self.recipe.train.precision, device=self.parallel.device)
         micro_batch = self._check_room()
         state = self._state()
-        store = self._store()
+        store = self._store(warm_start)
         resumed = store.resume(state)
         if resumed is not None:
             self.progress.say(f"resuming from {resumed}")
@@ -178,7 +181,7 @@ class Run:
             self.progress.say(line)
         summary = warm_start.summary()
         if self.parallel.is_main:
-            _write_text(self.out / "initialised.json", json.dumps(summary, indent=1))
+            _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
         return summary
 
     def _loop(
@@ -243,8 +246,9 @@ class Run:
             self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
         return fit.micro_batch
 
-    def _store(self) -> CheckpointStore:
+    def _store(self, warm_start: WarmStart | None) -> CheckpointStore:
         text = recipe_to_yaml(self.recipe)
+        devices = f"{self.parallel.world_size} x " if self.parallel.world_size > 1 else ""
         return CheckpointStore(
             folder=self.out / "checkpoints",
             keep=self.recipe.train.keep_checkpoints,
@@ -254,10 +258,19 @@ class Run:
                 "recipe": text,
                 "classes": json.dumps(self.dataset.classes),
                 "hpdm_version": __version__,
+                "machine": devices + device_name(self.parallel.device),
+                **self._base(warm_start),
             },
             parallel=self.parallel,
             say=self.progress.say,
         )
+
+    def _base(self, warm_start: WarmStart | None) -> dict[str, str]:
+        """Return the base model's name for weights' headers, also after an interruption."""
+        summary = self.out / INITIALISED
+        if warm_start is not None:
+            return {"base": warm_start.base.recipe.name}
+        return {"base": json.loads(summary.read_text())["base_recipe"]} if summary.is_file() else {}
 
     def _check_recipe(self) -> None:
         """Refuse to resume a run that was started with another recipe."""

@@ -7,7 +7,6 @@ function; positions are interpolated where the patch has another number of token
 Axis legend: `t h w` tokens of a patch, `d` width.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 
 from hpdm_core.build import build_network
 from hpdm_core.errors import CheckpointError
-from hpdm_core.recipe.load import recipe_from_yaml
+from hpdm_core.pipeline.pretrained import check_finite, find_model, read_header
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.runs.models import SHIPPED, SHIPPED_WEIGHTS
-from hpdm_core.training.checkpoint import find_weights, read_header, tensor_shapes
+from hpdm_core.training.checkpoint import tensor_shapes
 from hpdm_core.training.sharding import copy_whole
 
 KeyStatus = Literal["loaded", "interpolated", "missing", "unexpected"]
@@ -116,7 +114,9 @@ class WarmStart:
         with safe_open(self.base.path, framework="pt") as file:
             for name, param in params.items():
                 if statuses[name] == "loaded":
-                    copy_whole(param, file.get_tensor(name))
+                    tensor = file.get_tensor(name)
+                    check_finite(tensor, name=name, path=self.base.path)
+                    copy_whole(param, tensor)
             if "interpolated" in statuses.values():
                 names = sorted(name for name in self.base.shapes if name.startswith(POSITIONS))
                 tables = resized_positions(
@@ -171,7 +171,7 @@ class WarmStart:
 
 
 def plan_warm_start(
-    ref: Path,
+    ref: str | Path,
     recipe: Recipe,
     *,
     classes: Sequence[str] | None,
@@ -180,7 +180,7 @@ def plan_warm_start(
     """Look at a base model's header and decide what becomes of every weight.
 
     Args:
-        ref: run, checkpoint or weights file of the base model; 'shipped' for the shipped one.
+        ref: the base model, as `find_model` resolves it.
         recipe: of the new model.
         classes: names of its classes; None where they are not known.
         say: told about damaged checkpoints that were passed over.
@@ -188,7 +188,7 @@ def plan_warm_start(
     Raises:
         CheckpointError: there is no such model, or its blocks are of another kind or width.
     """
-    base = _read_base(SHIPPED_WEIGHTS if str(ref) == SHIPPED else ref, say)
+    base = _read_base(ref, say)
     _check_widths(base, recipe)
     with torch.device("meta"):
         network = build_network(recipe)
@@ -246,14 +246,14 @@ def token_grid(recipe: Recipe) -> tuple[int, int, int]:
     return tuple(patch // token for patch, token in sizes)
 
 
-def _read_base(ref: Path, say: Callable[[str], None]) -> Base:
-    path = find_weights(ref, say=say)
+def _read_base(ref: str | Path, say: Callable[[str], None]) -> Base:
+    path = find_model(ref, say=say)
     header = read_header(path)
     return Base(
         path=path,
-        recipe=recipe_from_yaml(header["recipe"], str(path)),
-        classes=tuple(json.loads(header["classes"])),
-        step=int(header["step"]),
+        recipe=header.recipe,
+        classes=header.classes,
+        step=header.step,
         shapes=tensor_shapes(path),
     )
 

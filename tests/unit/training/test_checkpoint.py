@@ -146,6 +146,7 @@ def test_a_weights_file_is_a_complete_model(trained, tmp_path):
         "hpdm_version": "0",
         "step": "12",
         "kind": "ema",
+        "seconds": str(round(checkpoint.read_progress(path.parent)["seconds"])),
     }
     assert weights.sha256 == checkpoint.file_sha256(path)
     for name, tensor in weights.tensors.items():

@@ -10,7 +10,8 @@ from hpdm_core.data.dataset import VideoEntry, write_header, write_manifest
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.runs.evaluate.fakes import FakeModel
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.records import Condition
 
 FRAMES, SIZE = 8, 32
 PYRAMID = Pyramid(patch=(4, 16, 16), levels=((4, 16, 16), (FRAMES, SIZE, SIZE)))
@@ -54,15 +55,30 @@ def write_dataset(
 
 @dataclass
 class StandIn:
-    """A model whose video of seed i is the i-th real one; counts what it was asked."""
+    """What scoring asks of a `Pipeline`; the video of seed i is the i-th real one."""
 
     folder: Path
     seeds: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    sha256: str = "f" * 64
+    facts: dict = field(default_factory=lambda: {"steps": [2, 2]})
+    pyramid: Pyramid = PYRAMID
+    classes: tuple[str, ...] = SHAPE_CLASSES
+    frame_stride: int = 1
 
-    def make(self, seeds: tuple[int, ...], labels: tuple[int, ...], level: int) -> torch.Tensor:
-        self.seeds += seeds
+    @property
+    def data_folder(self) -> str:
+        return str(self.folder)
+
+    def condition_of(self, labels: list[int]) -> Condition:
         self.labels += labels
+        return Condition(labels=torch.tensor(labels))
+
+    def sample(
+        self, seeds: list[int], condition: Condition, *, level: int, resources: Resources
+    ) -> torch.Tensor:
+        assert len(seeds) == len(condition.labels) == resources.batch
+        self.seeds += seeds
         stride = PYRAMID.stride(level)
         videos = []
         for seed in seeds:
@@ -74,13 +90,5 @@ class StandIn:
             videos.append((pooled.round() - 127.75) / 127.5)
         return torch.stack(videos)
 
-    def load(self, checkpoint: str, device: torch.device) -> FakeModel:
-        return FakeModel(
-            sha256="f" * 64,
-            settings={"steps": [2, 2]},
-            pyramid=PYRAMID,
-            classes=SHAPE_CLASSES,
-            data=str(self.folder),
-            frame_stride=1,
-            make=self.make,
-        )
+    def load(self, checkpoint: str, device: torch.device) -> "StandIn":
+        return self

@@ -9,8 +9,7 @@ import torch
 from hpdm_core.build import build_network
 from hpdm_core.errors import CheckpointError, MetricError
 from hpdm_core.recipe.load import load_recipe, recipe_to_yaml
-from hpdm_core.runs.evaluate.model import open_model
-from hpdm_core.runs.evaluate.run import run_eval_fvd
+from hpdm_core.runs.evaluate.run import open_model, run_eval_fvd
 from hpdm_core.training.checkpoint import write_tensors
 from tests.unit.runs.evaluate.evalkit import write_dataset
 
@@ -55,15 +54,19 @@ def checkpoint(tmp_path_factory):
 def test_levels_and_seeds(checkpoint):
     model = open_model(str(checkpoint), torch.device("cpu"))
     assert model.classes == CLASSES
-    assert model.data.endswith("shapes")
+    assert model.data_folder.endswith("shapes")
     assert len(model.sha256) == 64
-    both = model.make((3, 4), (0, 1), 1)
+
+    def make(seeds, labels, level):
+        return model.sample(seeds, model.condition_of(labels), level=level)
+
+    both = make((3, 4), (0, 1), 1)
     assert both.shape == (2, 3, 8, 32, 32)
-    coarse = model.make((3,), (0,), 0)
+    coarse = make((3,), (0,), 0)
     assert coarse.shape == (1, 3, 4, 16, 16)
     # A video depends on its own seed and class, and not on its company.
-    torch.testing.assert_close(model.make((4,), (1,), 1)[0], both[1], rtol=1e-4, atol=1e-4)
-    assert (model.make((4,), (0,), 1)[0] - both[1]).abs().max() > 0
+    torch.testing.assert_close(make((4,), (1,), 1)[0], both[1], rtol=1e-4, atol=1e-4)
+    assert (make((4,), (0,), 1)[0] - both[1]).abs().max() > 0
 
 
 def test_a_checkpoint_is_scored_against_its_own_training_data(checkpoint, tmp_path):
@@ -96,6 +99,11 @@ def test_refusals(checkpoint, tmp_path):
         open_model(str(path), torch.device("cpu"))
 
 
-def test_models_are_frozen(checkpoint):
+def test_a_coarser_level_as_if_it_were_the_finest(checkpoint):
     model = open_model(str(checkpoint), torch.device("cpu"))
-    assert replace(model, frame_stride=2).frame_stride == 2
+    coarse = replace(model, num_levels=1)
+    assert coarse.pyramid.levels == ((4, 16, 16),)
+    assert (model.frame_stride, coarse.frame_stride) == (1, 2)
+    both = (m.sample((3,), m.condition_of((1,)), level=0) for m in (model, coarse))
+    assert torch.equal(*both)
+    assert coarse.sample((3,), model.condition_of((1,))).shape == (1, 3, 4, 16, 16)

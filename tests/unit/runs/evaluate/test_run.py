@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hpdm_core.errors import DataError, HpdmError, MetricError
 from hpdm_core.metrics import uncertainty, weights
 from hpdm_core.metrics.load import fetch_from_mirrors
 from hpdm_core.progress import NoProgress
-from hpdm_core.runs.evaluate.fakes import GeneratedClips, draw_labels
+from hpdm_core.runs.evaluate.clips import GeneratedClips, draw_labels
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from tests.unit.runs.evaluate.evalkit import FRAMES, StandIn, write_dataset, write_shapes
 
@@ -147,16 +148,16 @@ def test_more_fakes_later_make_only_the_new_ones(score, dataset):
 def test_generation_goes_on_where_it_stopped(score, dataset):
     model = StandIn(dataset)
 
-    def interrupted(seeds, labels, level):
-        if seeds[0] >= 32:
-            raise KeyboardInterrupt
-        return model.make(seeds, labels, level)
-
-    def load_broken(checkpoint, device):
-        return replace(model.load(checkpoint, device), make=interrupted)
+    class Interrupted(StandIn):
+        def sample(self, seeds, condition, **options):
+            if seeds[0] >= 32:
+                raise KeyboardInterrupt
+            return super().sample(seeds, condition, **options)
 
     with pytest.raises(KeyboardInterrupt):
-        score(checkpoint="x", protocol="fvd40_8f", batch=4, load_model=load_broken)
+        score(
+            checkpoint="x", protocol="fvd40_8f", batch=4, load_model=Interrupted(dataset).load
+        )
     model.seeds.clear()
     score(checkpoint="x", protocol="fvd40_8f", batch=4, load_model=model.load)
     assert model.seeds == list(range(32, 40))
@@ -345,9 +346,12 @@ def test_labels_follow_the_real_classes():
 
 def test_fakes_become_grey_levels_as_the_peers_make_them():
     values = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+    model = SimpleNamespace(
+        condition_of=lambda labels: None,
+        sample=lambda seeds, condition, **options: values.repeat(len(seeds), 3, 4, 1, 1),
+    )
     source = GeneratedClips(
-        make=lambda seeds, labels, level: values.repeat(len(seeds), 3, 4, 1, 1),
-        seed=0, labels=(0, 0, 0), level=0, frames=2, stride=2, batch=2,
+        pipeline=model, seed=0, labels=(0, 0, 0), level=0, frames=2, stride=2, batch=2,
     )  # fmt: skip
     clips = list(source.clips(0, 3))
     assert [clip.shape for clip in clips] == [(2, 1, 6, 3)] * 3

@@ -11,10 +11,11 @@ from PIL import Image
 
 from hpdm_core.data import video_io
 from hpdm_core.errors import CheckpointError, HpdmError
-from hpdm_core.progress import NoProgress
+from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.pipeline.pretrained import newest_run
 from hpdm_core.recipe.load import load_recipe
-from hpdm_core.runs.models import load_model, newest_run
 from hpdm_core.runs.sample import folder
+from hpdm_core.runs.sample.options import SampleOptions
 from hpdm_core.runs.sample.run import run_sample
 
 
@@ -23,32 +24,9 @@ def sample(make_weights, tmp_path):
     """Run with defaults as the command line gives them."""
 
     def run(**changes):
-        settings = {
-            "checkpoint": str(make_weights()) if "recipe" not in changes else None,
-            "recipe": None,
-            "overlap": None,
-            "num": None,
-            "classes": [],
-            "prompts": [],
-            "prompt_file": None,
-            "text_encoder": None,
-            "guidance": None,
-            "steps": None,
-            "seed": 0,
-            "out": tmp_path / "out",
-            "formats": ("mp4",),
-            "save_levels": False,
-            "compare_overlaps": [],
-            "cache": "auto",
-            "cache_gb": None,
-            "batch": None,
-            "tile_batch": None,
-            "shard": "videos",
-            "device": "cpu",
-            "dry_run": False,
-            "progress": NoProgress(),
-        }
-        return run_sample(**(settings | changes))
+        own = {} if "recipe" in changes else {"checkpoint": str(make_weights())}
+        defaults = {"out": tmp_path / "out", "device": "cpu"}
+        return run_sample(SampleOptions(**(own | defaults | changes)))
 
     return run
 
@@ -86,7 +64,7 @@ def test_all_classes_by_turns_where_none_is_asked_for(sample, tmp_path):
 
 
 def test_classes_by_name_in_any_case_and_by_index(sample, tmp_path):
-    sample(classes=["SQUARE", "2"])
+    sample(classes=("SQUARE", "2"))
     assert [line["label"] for line in lines(tmp_path / "out")] == [1, 2]
 
 
@@ -138,7 +116,7 @@ def test_how_the_work_is_cut_changes_no_video(sample, tmp_path, change):
 
 
 def test_levels_and_overlaps_side_by_side(sample, tmp_path):
-    sample(num=1, save_levels=True, compare_overlaps=["none", "hw", "fhw"])
+    sample(num=1, save_levels=True, compare_overlaps=("none", "hw", "fhw"))
     files = lines(tmp_path / "out")[0]["files"]
     by_end = {name.rsplit("_")[-1]: tmp_path / "out" / name for name in files}
     assert frames(by_end["level0.mp4"]).shape == (2, 8, 8, 3)
@@ -172,19 +150,20 @@ def test_dry_run_writes_nothing(sample, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["squire"]}, "does not know the class; got 'squire'.*did you mean square"),
-        ({"classes": ["3"]}, "an index below 3"),
-        ({"prompts": ["a fox"]}, "--prompt gives a text; got a model conditioned on class"),
+        ({"classes": ("squire",)}, "does not know the class; got 'squire'.*did you mean square"),
+        ({"classes": ("3",)}, "an index below 3"),
+        ({"prompts": ("a fox",)}, "a prompt is given; got a model conditioned on class"),
         ({"overlap": "hx"}, "unknown overlap; got 'hx'; expected none, f, h, w, fh"),
-        ({"steps": (4,)}, "--steps gives solver steps per level; got 1 of them; expected 2"),
+        ({"steps": (4,)}, "steps gives solver steps per level; got 1 of them; expected 2"),
         ({"steps": (4, 0)}, "at least 1"),
-        ({"guidance": -1.0}, "--guidance is out of range"),
+        ({"guidance": -1.0}, "guidance is out of range"),
         ({"num": 0}, "--num counts videos"),
         ({"batch": 0}, "--batch counts"),
         ({"formats": ("avi",)}, "--format names file formats; got avi"),
-        ({"compare_overlaps": ["hw"]}, "two or more"),
+        ({"compare_overlaps": ("hw",)}, "two or more"),
         ({"checkpoint": "nowhere"}, "no checkpoint at nowhere"),
         ({"device": "tpu"}, "unknown device"),
+        ({"shard": "frames"}, "--shard says what processes share; got frames"),
     ],
 )
 def test_mistakes_are_said_in_plain_words(sample, tmp_path, change, message):
@@ -212,10 +191,10 @@ def test_a_full_disk_is_an_error_and_loses_nothing(sample, tmp_path, monkeypatch
 
 def test_text_models_want_a_prompt(sample, make_weights):
     text = make_weights(("conditioning: class", "conditioning: text"), name="text")
-    with pytest.raises(HpdmError, match=r"draws what a text says.*--prompt"):
+    with pytest.raises(HpdmError, match=r"conditioned on text; got no prompt; expected --prompt"):
         sample(checkpoint=str(text))
     with pytest.raises(HpdmError, match=r"which text encoder.*--text-encoder"):
-        sample(checkpoint=str(text), prompts=["a fox"])
+        sample(checkpoint=str(text), prompts=("a fox",))
 
 
 def test_weights_that_do_not_fit_their_recipe_are_refused(make_weights, tmp_path):
@@ -229,7 +208,7 @@ def test_weights_that_do_not_fit_their_recipe_are_refused(make_weights, tmp_path
     tensors["latents"] = torch.zeros(5, 16)
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=r"does not fit the recipe inside it.*latents"):
-        load_model(str(path), torch.device("cpu"))
+        Pipeline.from_pretrained(path, device="cpu")
 
 
 def test_the_newest_run_is_the_default(make_weights, tmp_path, monkeypatch):

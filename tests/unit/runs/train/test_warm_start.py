@@ -6,18 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hpdm_core.build import build_network
+from hpdm_core.device import device_name
 from hpdm_core.errors import CheckpointError
 from hpdm_core.geometry.boxes import pyramid_boxes
 from hpdm_core.geometry.pyramid import sample_offsets
+from hpdm_core.pipeline import pretrained
+from hpdm_core.pipeline.pretrained import read_header
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe, recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.runs.prep import run_prep_shapes
-from hpdm_core.runs.train import warm_start
 from hpdm_core.runs.train.run import run_train
 from hpdm_core.runs.train.warm_start import plan_warm_start, resized_positions, token_grid
 from hpdm_core.training.checkpoint import find_weights
@@ -240,10 +243,20 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
 
 def test_the_shipped_model_can_be_a_base(make_weights, monkeypatch):
     path = make_weights()
-    monkeypatch.setattr(warm_start, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
     start = plan_warm_start(Path("shipped"), recipe_with(), classes=CLASSES)
     assert start.base.path == path
     assert start.level_0_as_base
+
+
+def test_a_base_that_is_not_finite_is_refused_with_its_name(make_weights):
+    path = make_weights()
+    tensors = load_file(path) | {"latents": torch.full((4, 16), torch.nan)}
+    with safe_open(path, framework="pt") as file:
+        save_file(tensors, path, metadata=file.metadata())
+    start = plan_warm_start(path, recipe_with(), classes=CLASSES)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds .*NaN or infinity in lat"):
+        start.apply(build_network(recipe_with()))
 
 
 def test_classes_of_the_same_names_are_taken(make_weights):
@@ -325,6 +338,9 @@ def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_r
         assert fine.keys() - base.keys() == set(summary["initialised"]["missing"])
         for name, tensor in base.items():
             torch.testing.assert_close(fine[name], tensor, rtol=0, atol=1e-9)
+    about = read_header(folder / "ema.safetensors").metadata
+    assert (about["base"], about["machine"]) == ("tiny", device_name(torch.device("cpu")))
+    assert 0 <= int(about["seconds"]) < 600
     table = "\n".join(said.lines)
     assert "interpolated" in table
     assert "level 0 starts as exactly the base model" in table

@@ -1,6 +1,7 @@
 """What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,14 +41,17 @@ def with_options(
     settings: SamplingSettings,
     *,
     overlap: str | None,
-    steps: tuple[int, ...] | None,
+    steps: Sequence[int] | None,
     guidance: float | None,
     text: bool,
 ) -> SamplingSettings:
-    """Apply the command line's options to a recipe's settings.
+    """Apply what a caller asks for to a recipe's settings.
 
     Args:
-        text: whether the model draws texts: then nothing is stochastic (appendix A).
+        overlap: axes on which tiles overlap; None keeps the recipe's, as for all below.
+        steps: solver steps of each level, coarsest first.
+        guidance: classifier-free guidance scale, 1 is off.
+        text: whether the model is conditioned on text: then nothing is stochastic (appendix A).
 
     Raises:
         HpdmError: an option is out of range.
@@ -55,14 +59,14 @@ def with_options(
     if steps is not None:
         if len(steps) != len(settings.solvers):
             raise HpdmError(
-                "--steps gives solver steps per level",
+                "steps gives solver steps per level",
                 got=f"{len(steps)} of them",
                 expected=f"{len(settings.solvers)}, coarsest first",
             )
         if min(steps) < 1:
-            raise HpdmError("--steps counts solver steps", got=list(steps), expected="at least 1")
+            raise HpdmError("steps counts solver steps", got=list(steps), expected="at least 1")
     if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
-        raise HpdmError("--guidance is out of range", got=guidance, expected="0 or more")
+        raise HpdmError("guidance is out of range", got=guidance, expected="0 or more")
     solvers = settings.solvers
     if steps is not None:
         solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
@@ -115,7 +119,7 @@ def choose_batch_sizes(
     *,
     free: int | None,
     count: int,
-    most_tokens: int,
+    device_type: str,
     cached: bool,
     videos: int | None,
     tiles: int | None,
@@ -126,7 +130,7 @@ def choose_batch_sizes(
         rows: what `describe_sampling` returned.
         free: bytes that are free on the device; None where it cannot be told.
         count: videos to be made.
-        most_tokens: tokens of one pass that keep the device busy; more gain nothing.
+        device_type: 'cpu' or 'cuda'.
         cached: whether what does not change over the steps is kept.
         videos: in place of the choice.
         tiles: in place of the choice.
@@ -136,7 +140,8 @@ def choose_batch_sizes(
     if videos is None:
         videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
     if tiles is None:
-        tiles = max(1, min(room // tile_bytes(recipe), most_tokens // _tokens(recipe)))
+        enough = TOKENS_PER_CALL[device_type] // _tokens(recipe)
+        tiles = max(1, min(room // tile_bytes(recipe), enough))
     return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
 
 
@@ -165,7 +170,7 @@ def plan_sampling(
         rows,
         free=None,
         count=1,
-        most_tokens=TOKENS_PER_CALL["cuda"],
+        device_type="cuda",
         cached=cached,
         videos=videos,
         tiles=tiles,
@@ -215,7 +220,7 @@ def _context_bytes(recipe: Recipe, level: int) -> int:
     return FLOAT_BYTES * terms * _tokens(recipe) * model.data_width
 
 
-def check_overlaps(overlaps: list[str]) -> list[str]:
+def check_overlaps(overlaps: Sequence[str]) -> list[str]:
     """Return the overlaps to compare, parsed.
 
     Raises:

@@ -1,0 +1,199 @@
+"""What each video shall show: a request per video, and requests as the network's conditions.
+
+Axis legend: `n` tokens, `d` width.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from hpdm_core.data.text_encoder import TextEncoder
+from hpdm_core.data.text_store import pad_tokens, read_text_index
+from hpdm_core.errors import DataError, HpdmError
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition
+
+DEFAULT_NUM = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One video to be made.
+
+    Args:
+        index: position among all requests.
+        seed: of its noise.
+        label: class index, or None.
+        class_name: name of that class, or None.
+        prompt: text, or None.
+    """
+
+    index: int
+    seed: int
+    label: int | None = None
+    class_name: str | None = None
+    prompt: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """File name without a suffix: index, what it shows, seed."""
+        shows = re.sub(r"[^A-Za-z0-9]+", "-", self.class_name or self.prompt or "video")
+        return f"{self.index:05d}_{shows[:40].strip('-')}_seed{self.seed}"
+
+    @property
+    def caption(self) -> str:
+        """One line of text."""
+        return f"seed {self.seed}: {self.class_name or self.prompt or 'unconditional'}"
+
+
+def make_requests(
+    recipe: Recipe,
+    known: Sequence[str],
+    *,
+    classes: Sequence[str | int],
+    prompts: Sequence[str],
+    seeds: Sequence[int] | None,
+) -> list[Request]:
+    """Return a request per video.
+
+    Args:
+        recipe: of the model.
+        known: its class names.
+        classes: names or indices, one for all videos or one for each; none takes all by turns.
+        prompts: texts, one for all videos or one for each.
+        seeds: one per video; None counts from 0, one for each class or prompt asked for, else
+            one for each class the model knows, up to 16, or 8.
+
+    Raises:
+        HpdmError: the model does not know what is asked for, or the numbers do not agree.
+    """
+    kind = recipe.model.conditioning
+    if classes and prompts:
+        raise HpdmError("a model takes classes or prompts", got="both")
+    if classes and kind != "class":
+        raise HpdmError("a class is asked for", got=f"a model conditioned on {kind}")
+    if prompts and kind != "text":
+        raise HpdmError("a prompt is given", got=f"a model conditioned on {kind}")
+    if kind == "text" and not prompts:
+        raise HpdmError(
+            "this model is conditioned on text", got="no prompt", expected="--prompt, or prompts="
+        )
+    labels = [class_index(name, known) for name in classes]
+    asked = len(labels) or len(prompts)
+    if seeds is None:
+        seeds = range(asked or default_count(known))
+    if asked not in (0, 1, len(seeds)) or not len(seeds):
+        raise HpdmError(
+            "seeds and classes or prompts do not agree",
+            got=f"{len(seeds)} seeds for {asked} of them",
+            expected="one for all videos, or one for each seed",
+        )
+    if kind == "class" and not labels:
+        labels = [i % len(known) for i in range(len(seeds))]
+    requests = []
+    for i, seed in enumerate(seeds):
+        label = labels[i % len(labels)] if labels else None
+        requests.append(
+            Request(
+                index=i,
+                seed=int(seed),
+                label=label,
+                class_name=None if label is None else known[label],
+                prompt=prompts[i % len(prompts)] if prompts else None,
+            )
+        )
+    return requests
+
+
+def default_count(known: Sequence[str]) -> int:
+    """Return the number of videos where nobody says: one for each of a few classes, else 8."""
+    return len(known) if 0 < len(known) <= 2 * DEFAULT_NUM else DEFAULT_NUM
+
+
+class Conditions:
+    """Turns requests into what the network reads; a prompt is encoded once.
+
+    Args:
+        recipe: of the model.
+        prompts: all that will be asked for, in any order; none for models without text.
+        text_encoder: name or folder; None takes that of the training data.
+        device: where the network is.
+
+    Raises:
+        DataError: no text encoder that fits.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        prompts: Sequence[str],
+        *,
+        text_encoder: str | None,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self._texts: dict[str, torch.Tensor] = {}
+        if recipe.model.conditioning == "text":
+            prompts = sorted(set(prompts))
+            # On the CPU: it never shares the device's memory with the network.
+            encoder = TextEncoder(_encoder_name(recipe, text_encoder), device=torch.device("cpu"))
+            if encoder.width != recipe.model.condition_width:
+                raise DataError(
+                    f"text encoder {encoder.name} does not fit the model",
+                    got=f"tokens of width {encoder.width}",
+                    expected=f"{recipe.model.condition_width}",
+                    remedy="give the text encoder of the training data",
+                )
+            self._texts = dict(zip(prompts, encoder.encode(prompts), strict=True))
+        self._longest = max((len(tokens) for tokens in self._texts.values()), default=0)
+
+    def of(self, requests: Sequence[Request]) -> Condition:
+        """Return one row per request, on the device."""
+        labels, text, mask = None, None, None
+        if requests[0].label is not None:
+            labels = torch.tensor([request.label for request in requests])
+        if self._texts:
+            tokens = [self._texts[request.prompt] for request in requests]
+            text, mask = pad_tokens(tokens, self._longest)
+            text = text.float()
+        return Condition(labels=labels, text=text, text_mask=mask).to(self._device)
+
+
+def class_index(name: str | int, known: Sequence[str]) -> int:
+    """Return the index of a class that is given by its name, in any case, or by its index.
+
+    Raises:
+        HpdmError: the model does not know it.
+    """
+    text = str(name)
+    by_name = {known_name.lower(): index for index, known_name in enumerate(known)}
+    if text.lower() in by_name:
+        return by_name[text.lower()]
+    if text.isdecimal() and int(text) < len(known):
+        return int(text)
+    near = get_close_matches(text.lower(), by_name, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(known[by_name[n]] for n in near)}?" if near else ""
+    listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    raise HpdmError(
+        "this model does not know the class",
+        got=repr(name),
+        expected=f"an index below {len(known)}, or one of {listed}",
+        remedy=hint or None,
+    )
+
+
+def _encoder_name(recipe: Recipe, given: str | None) -> str:
+    if given is not None:
+        return given
+    folder = Path(recipe.data.root) / recipe.data.name
+    index = read_text_index(folder)
+    if index is None:
+        raise DataError(
+            f"{folder} does not say which text encoder its captions were embedded with",
+            remedy="name one: --text-encoder, or text_encoder= in Python",
+        )
+    return index.encoder

@@ -1,0 +1,349 @@
+"""A trained model that generates videos: what the command line, previews, scores and tables call.
+
+Axis legend: `b` videos, `c` channels, `t h w` frames, rows, columns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from hpdm_core import __version__
+from hpdm_core.build import build_denoiser, build_sampling
+from hpdm_core.device import available_memory, resolve_device, set_precision
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate, solver_calls
+from hpdm_core.pipeline.card import Score
+from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
+from hpdm_core.pipeline.export import save_model
+from hpdm_core.pipeline.hub import upload_folder
+from hpdm_core.pipeline.plan import BatchSizes, choose_batch_sizes, describe_sampling, with_options
+from hpdm_core.pipeline.pretrained import Say, find_model, logger, read_header, read_network
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.pipeline.videos import Videos, to_uint8
+from hpdm_core.progress import NoProgress, Progress, TqdmProgress
+from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import Condition
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Pipeline:
+    """A trained model; `from_pretrained` reads one, a call generates videos.
+
+    Args:
+        recipe: that it was trained by; its `sampling` section gives the defaults of a call.
+        network: on its device, in inference mode.
+        device: where the network is.
+        classes: class names; empty for a model without classes.
+        step: optimiser steps it was trained for.
+        path: weights file; None for a network that was not read from one.
+        sha256: of that file.
+        metadata: of that file, as text.
+        num_levels: levels that are generated, from the coarsest; None for all.
+        class_prompts: prompts of `classes`, where a model conditioned on text is asked for classes.
+    """
+
+    recipe: Recipe
+    network: nn.Module
+    device: torch.device
+    classes: tuple[str, ...] = ()
+    step: int = 0
+    path: Path | None = None
+    sha256: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    num_levels: int | None = None
+    class_prompts: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        ref: str | Path | None = None,
+        *,
+        device: str | torch.device = "auto",
+        say: Say = logger.warning,
+    ) -> "Pipeline":
+        """Read a trained model with its EMA weights.
+
+        Args:
+            ref: a run folder, checkpoint folder, exported folder or weights file; 'shipped' for
+                the model that comes with the package; 'hf://owner/name[@revision]' for one on the
+                Hugging Face Hub; None for the newest run under runs/, else the shipped one.
+            device: 'auto', 'cpu', 'cuda', or a torch device.
+            say: told about damaged checkpoints that were passed over.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or another version of hpdm wrote it.
+            DeviceError: there is no such device.
+        """
+        if not isinstance(device, torch.device):
+            device = resolve_device(device)
+        path = find_model(ref, say=say)
+        header = read_header(path)
+        network, sha256 = read_network(path, header)
+        set_precision(header.recipe.train.precision, device=device)
+        return cls(
+            recipe=header.recipe,
+            network=network.to(device),
+            device=device,
+            classes=header.classes if header.recipe.model.conditioning == "class" else (),
+            step=header.step,
+            path=path,
+            sha256=sha256,
+            metadata=header.metadata,
+        )
+
+    def __repr__(self) -> str:
+        size = "x".join(str(side) for side in self.pyramid.resolution)
+        kind = f"{len(self.classes)} classes" if self.classes else self.recipe.model.conditioning
+        return f"Pipeline({self.recipe.name}: {size}, {kind}, step {self.step}, on {self.device})"
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """The levels that are generated."""
+        pyramid = self.recipe.pyramid.build()
+        return replace(pyramid, levels=pyramid.levels[: self.num_levels])
+
+    @property
+    def settings(self) -> SamplingSettings:
+        """The recipe's sampling settings."""
+        return build_sampling(self.recipe)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """All that a video depends on besides weights, seed and class, for records."""
+        prompts = {"prompts": list(self.class_prompts)} if self.class_prompts else {}
+        return asdict(self.settings) | prompts
+
+    @property
+    def data_folder(self) -> str:
+        """Folder of the data set that it was trained on."""
+        return str(Path(self.recipe.data.root) / self.recipe.data.name)
+
+    @property
+    def frame_stride(self) -> int:
+        """Every n-th frame of the data's videos makes a generated one."""
+        levels = self.recipe.pyramid.build()
+        return self.recipe.data.frame_stride * levels.stride(self.pyramid.num_levels - 1)[0]
+
+    def __call__(
+        self,
+        *,
+        classes: str | int | Sequence[str | int] = (),
+        prompts: str | Sequence[str] = (),
+        seeds: int | Sequence[int] | None = None,
+        overlap: str | None = None,
+        steps: Sequence[int] | None = None,
+        guidance: float | None = None,
+        text_encoder: str | None = None,
+        resources: Resources | None = None,
+        progress: Progress | None = None,
+    ) -> Videos:
+        """Generate videos. A video depends on its seed, class or prompt, and the settings alone.
+
+        Args:
+            classes: names or indices, one for all videos or one for each; none takes all by turns.
+            prompts: texts, one for all videos or one for each.
+            seeds: one per video; None counts from 0, one for each class or prompt asked for.
+            overlap: axes on which tiles overlap by half, 'none' or some of 'fhw'; None takes the
+                recipe's, as do steps and guidance.
+            steps: solver steps of each level, coarsest first.
+            guidance: classifier-free guidance scale, 1 is off.
+            text_encoder: for prompts; None takes that of the training data.
+            resources: how memory is used; None chooses by free memory.
+            progress: shown to the user; None shows a tqdm bar.
+
+        Raises:
+            HpdmError: the model does not know what is asked for.
+        """
+        requests = make_requests(
+            self.recipe,
+            self.classes,
+            classes=[classes] if isinstance(classes, str | int) else list(classes),
+            prompts=[prompts] if isinstance(prompts, str) else list(prompts),
+            seeds=[seeds] if isinstance(seeds, int) else seeds,
+        )
+        settings = with_options(
+            self.settings,
+            overlap=overlap,
+            steps=steps,
+            guidance=guidance,
+            text=self.recipe.model.conditioning == "text",
+        )
+        videos = self.sample(
+            [request.seed for request in requests],
+            self.conditions(requests, text_encoder=text_encoder).of(requests),
+            settings=settings,
+            resources=resources,
+            progress=progress or TqdmProgress(),
+        )
+        return Videos(
+            frames=to_uint8(videos).numpy(), fps=self.recipe.sampling.fps, requests=tuple(requests)
+        )
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        condition: Condition,
+        *,
+        level: int | None = None,
+        settings: SamplingSettings | None = None,
+        resources: Resources | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Generate the videos of one level, as many at a time as memory holds.
+
+        Args:
+            seeds: one per video.
+            condition: one row per video.
+            level: which level's videos; None for the finest. Finer ones are not made.
+            settings: None takes the recipe's.
+            resources: how memory is used; None chooses by free memory.
+            progress: told about every call of the solver; None shows nothing.
+
+        Returns:
+            (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
+        """
+        settings, resources = settings or self.settings, resources or Resources()
+        progress = progress or NoProgress()
+        sizes = self.batch_sizes(settings, len(seeds), resources)
+        level = self.pyramid.num_levels - 1 if level is None else level
+        settings = replace(settings, solvers=settings.solvers[: level + 1])
+        calls = sum(solver_calls(settings, k) for k in range(level + 1))
+        starts = range(0, len(seeds), sizes.videos)
+        chunks = [slice(start, start + sizes.videos) for start in starts]
+        progress.start("generating videos", len(chunks) * calls)
+        try:
+            videos = [
+                self.generate(
+                    seeds[chunk],
+                    condition.select(chunk),
+                    settings=settings,
+                    tile_batch=sizes.tiles,
+                    resources=resources,
+                    advance=lambda k, _: progress.advance(1, level=f"{k + 1}/{level + 1}"),
+                )[level]
+                for chunk in chunks
+            ]
+        finally:
+            progress.stop()
+        return torch.cat(videos)
+
+    def generate(
+        self,
+        seeds: Sequence[int],
+        condition: Condition,
+        *,
+        settings: SamplingSettings,
+        tile_batch: int,
+        resources: Resources,
+        advance: Callable[[int, int], None],
+    ) -> tuple[Tensor, ...]:
+        """Generate one batch of videos, all levels of each; see `hpdm_core.inference.generate`.
+
+        Args:
+            seeds: one per video.
+            condition: one row per video.
+            settings: solvers, which may stop at a coarser level, and tiles.
+            tile_batch: tiles in one pass of the network.
+            resources: where activations are kept, and this process's part of the tiles.
+            advance: called after every call of a level's solver with (level, calls of that level).
+        """
+        return generate(
+            build_denoiser(self.recipe, self.network),
+            self.recipe.pyramid.build(),
+            settings,
+            seeds=tuple(seeds),
+            condition=condition.to(self.device),
+            work=ExecutionOptions(
+                device=self.device,
+                tile_batch=tile_batch,
+                make_cache=resources.cache_maker(self.device),
+                shard=resources.shard,
+                advance=advance,
+            ),
+        )
+
+    def batch_sizes(
+        self, settings: SamplingSettings, count: int, resources: Resources
+    ) -> BatchSizes:
+        """Return how many of `count` videos, and how many tiles, are computed at a time."""
+        free = resources.free
+        return choose_batch_sizes(
+            self.recipe,
+            describe_sampling(self.recipe, settings),
+            free=available_memory(self.device) if free is None else free,
+            count=count,
+            device_type=self.device.type,
+            cached=resources.cache != "off",
+            videos=resources.batch,
+            tiles=resources.tile_batch,
+        )
+
+    def conditions(
+        self, requests: Sequence[Request], *, text_encoder: str | None = None
+    ) -> Conditions:
+        """Encode all prompts of requests, for batches of them.
+
+        Raises:
+            DataError: no text encoder that fits.
+        """
+        prompts = [request.prompt for request in requests if request.prompt is not None]
+        return Conditions(self.recipe, prompts, text_encoder=text_encoder, device=self.device)
+
+    def condition_of(self, labels: Sequence[int]) -> Condition:
+        """Return what the network reads for classes; nothing for a model without any."""
+        if self.class_prompts:
+            return self._class_condition.select(torch.tensor(labels))
+        by_class = self.recipe.model.conditioning == "class"
+        return Condition(labels=torch.tensor(labels) if by_class else None).to(self.device)
+
+    def save_pretrained(
+        self, folder: str | Path, *, scores: Mapping[str, Score] | None = None
+    ) -> Path:
+        """Write weights (safetensors), recipe and model card; `from_pretrained` reads the folder.
+
+        Args:
+            folder: made if it is absent; files of the same names are replaced.
+            scores: figures for the model card by name, such as {'FVD, 2,048 videos': 143.2}.
+
+        Raises:
+            HpdmError: it cannot be written.
+        """
+        return save_model(
+            Path(folder),
+            self.network,
+            self.recipe,
+            classes=self.classes,
+            step=self.step,
+            metadata={"hpdm_version": __version__, **self.metadata},
+            scores=scores or {},
+        )
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, scores: Mapping[str, Score] | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to a model repository of the Hugging Face Hub.
+
+        Args:
+            repo: `owner/name`, with `@revision` for another branch; made if it is absent.
+            private: whether a new repository is private.
+            scores: as for `save_pretrained`.
+
+        Returns:
+            the repository's address.
+
+        Raises:
+            HpdmError: the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            return upload_folder(self.save_pretrained(folder, scores=scores), repo, private=private)
+
+    @cached_property
+    def _class_condition(self) -> Condition:
+        """One row for each of `class_prompts`."""
+        requests = [Request(index=i, seed=0, prompt=p) for i, p in enumerate(self.class_prompts)]
+        return self.conditions(requests).of(requests)

@@ -1,0 +1,87 @@
+"""What `hpdm sample` can be asked for, with its defaults."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hpdm_core.errors import HpdmError
+from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.pipeline.resources import CacheMode, Resources
+from hpdm_core.recipe.schema import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """The options of `hpdm sample`; where nothing is said, None takes the recipe's value.
+
+    Args:
+        checkpoint: what `find_model` resolves; None takes the newest run, else the shipped model.
+        recipe: in place of a checkpoint, with `dry_run` only.
+        num: number of videos; None: one for each class or prompt, else for each class, or 8.
+        classes: names or indices; none takes all by turns.
+        prompts: texts, for models conditioned on text.
+        prompt_file: more of them, one per line.
+        text_encoder: for prompts; None takes that of the training data.
+        seed: of the first video; the next has `seed + 1`.
+        overlap: axes on which tiles overlap by half, such as 'fhw'.
+        steps: solver steps of each level, coarsest first.
+        guidance: classifier-free guidance scale, 1 is off.
+        compare_overlaps: overlaps of the same seeds to put side by side.
+        out: folder to write to; None takes one below samples/.
+        formats: of 'mp4', 'gif', 'webp' and 'png'.
+        save_levels: write the video of every level too.
+        cache: see `Resources`.
+        cache_gb: see `Resources`.
+        batch: videos at a time; None chooses by free memory.
+        tile_batch: tiles in one pass of the network; None chooses by free memory.
+        shard: whether several processes share the videos, or the tiles of each video.
+        device: 'auto', 'cpu' or 'cuda'.
+        dry_run: count what it would take, and make nothing.
+
+    Raises:
+        HpdmError: an option is out of range.
+    """
+
+    checkpoint: str | None = None
+    recipe: Recipe | None = None
+    num: int | None = None
+    classes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    prompt_file: Path | None = None
+    text_encoder: str | None = None
+    seed: int = 0
+    overlap: str | None = None
+    steps: tuple[int, ...] | None = None
+    guidance: float | None = None
+    compare_overlaps: tuple[str, ...] = ()
+    out: Path | None = None
+    formats: tuple[str, ...] = ("mp4",)
+    save_levels: bool = False
+    cache: CacheMode = "auto"
+    cache_gb: float | None = None
+    batch: int | None = None
+    tile_batch: int | None = None
+    shard: Literal["videos", "tiles"] = "videos"
+    device: str = "auto"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for value, option in ((self.batch, "--batch"), (self.tile_batch, "--tile-batch")):
+            if value is not None and value < 1:
+                raise HpdmError(f"{option} counts", got=value, expected="at least 1")
+        if self.shard not in ("videos", "tiles"):
+            raise HpdmError(
+                "--shard says what processes share", got=self.shard, expected="videos or tiles"
+            )
+        if self.recipe is not None and not self.dry_run:
+            raise HpdmError("--recipe plans only", remedy="add --dry-run, or give --checkpoint")
+
+    def resources(self, shard: TileShard) -> Resources:
+        """Return what one process may use; `shard` is its part of the tiles."""
+        return Resources(
+            batch=self.batch,
+            tile_batch=self.tile_batch,
+            cache=self.cache,
+            cache_gb=self.cache_gb,
+            shard=shard,
+        )
