@@ -119,6 +119,6 @@ def test_coordinates_along_time_are_the_times_of_the_frames(ramps, name, downsam
     for level, box in enumerate(pyramid_boxes(pyramid, batch.offsets)):
         times = frame_times(reduce(batch.patches[level], "b c t h w -> b t", "mean"))
         found = rearrange(
-            cell_centres(box, (patch[0], 1, 1)), "b (t h w) axis -> b t (h w axis)", h=1, w=1
+            cell_centres(box, (patch[0], 1, 1)), "b (t h w) d -> b t (h w d)", h=1, w=1
         )[..., 0]
         assert torch.allclose(found, 2 * (times + 0.5) / FRAMES - 1, atol=2 * CODEC / FRAMES)

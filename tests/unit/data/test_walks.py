@@ -3,9 +3,11 @@
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -308,9 +310,9 @@ def test_a_data_set_grows_and_files_repeat_bit_for_bit(tmp_path, vizdoom):
 
 
 def test_engines_end_with_the_command_and_leave_nothing_behind(tmp_path, vizdoom):
-    places = {name: tmp_path / name for name in ("here", "temporary")}
-    for place in places.values():
-        place.mkdir()
+    # Sockets of worker processes lie in the temporary folder, and their paths must be short.
+    short = Path(tempfile.mkdtemp(prefix="w"))
+    places = {"here": tmp_path, "temporary": short}
     words = ["prep", "vizdoom", "data", "--num", "4", "--size", "16", "--frames", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "hpdm_cli", *words, "--workers", "2"],
@@ -321,7 +323,8 @@ def test_engines_end_with_the_command_and_leave_nothing_behind(tmp_path, vizdoom
     assert done.returncode == 0
     assert [path.name for path in places["here"].iterdir()] == ["data"]
     # An engine's folder goes when its process has been told to end.
-    assert not list(places["temporary"].glob("hpdm-walks-*"))
+    assert not list(short.glob("hpdm-walks-*"))
+    shutil.rmtree(short)
 
 
 def test_all_screens_exist(vizdoom):
