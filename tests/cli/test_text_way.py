@@ -157,7 +157,7 @@ def test_the_encoder_is_found_by_path_where_the_data_is_gone(place, succeed, run
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "draws what a text says"),
+        ((), "conditioned on text; got no prompt"),
         (("--class", "wave"), "conditioned on text"),
         (("--prompt", "a wave", "--text-encoder", "./nowhere"), "cannot be loaded"),
         (("--prompt", "a wave", "--text-encoder", "some-one/no-such-encoder"), "cannot be loaded"),
