@@ -248,7 +248,8 @@ class Run:
 
     def _store(self, warm_start: WarmStart | None) -> CheckpointStore:
         text = recipe_to_yaml(self.recipe)
-        devices = f"{self.parallel.world_size} x " if self.parallel.world_size > 1 else ""
+        several = self.parallel.world_size > 1 and self.parallel.device.type == "cuda"
+        devices = f"{self.parallel.world_size} x " if several else ""
         return CheckpointStore(
             folder=self.out / "checkpoints",
             keep=self.recipe.train.keep_checkpoints,
