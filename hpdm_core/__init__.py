@@ -6,7 +6,7 @@ line's help need no torch.
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _NAMES = {
     "Condition": "records",
     "HpdmError": "errors",
