@@ -36,12 +36,9 @@ class Lines:
     """Progress as a line per piece of work, on stderr."""
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
-        self.say(f"{description} ({total})")
+        print(f"{description} ({total})", file=sys.stderr, flush=True)
 
     def advance(self, amount: int = 1, **fields: str) -> None: ...
-
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     def stop(self) -> None: ...
 
@@ -76,7 +73,7 @@ def main() -> None:
     for seed in setting.seeds:
         for arm in ARMS:
             rows.append(_row(setting, arm, seed))
-            Lines().say(json.dumps(rows[-1]))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     result = {
         "setting": {**asdict(setting), "out": str(setting.out)},
         "rows": rows,

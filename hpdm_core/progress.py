@@ -1,8 +1,9 @@
-"""How long work is reported: what the core calls, whoever shows it. Needs no torch."""
+"""Progress of long work: what the core calls, whoever shows it. Needs no torch.
 
-import logging
+Messages go through `logging`, to loggers below "hpdm".
+"""
+
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def process_rank() -> int:
 
 
 class Progress(Protocol):
-    """Told how far a piece of work is; the command line draws bars or plain lines from it."""
+    """A progress bar; the command line draws bars or plain lines from it."""
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
         """Begin a piece of work; a piece that is still open ends.
@@ -31,17 +32,13 @@ class Progress(Protocol):
         ...
 
     def advance(self, amount: int = 1, **fields: str) -> None:
-        """Say that `amount` more units are done.
+        """Report `amount` more units as done.
 
         Args:
             amount: number of units.
             fields: figures to show beside the bar, such as loss="0.231"; they stay until they
                 are given again.
         """
-        ...
-
-    def say(self, text: str) -> None:
-        """Tell the user one line, above the bar."""
         ...
 
     def stop(self) -> None:
@@ -55,8 +52,6 @@ class NoProgress:
     def start(self, description: str, total: int | None, done: int = 0) -> None: ...
 
     def advance(self, amount: int = 1, **fields: str) -> None: ...
-
-    def say(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -80,32 +75,7 @@ class TqdmProgress:
             self._bar.set_postfix(self._fields, refresh=False)
             self._bar.update(amount)
 
-    def say(self, text: str) -> None:
-        logging.getLogger("hpdm").info(text)
-
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._fields = None, {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Silent:
-    """Shows another's bar and says nothing: the caller tells what there is to say in its own way.
-
-    Args:
-        progress: the one whose bar it is.
-    """
-
-    progress: Progress
-
-    def start(self, description: str, total: int | None, done: int = 0) -> None:
-        self.progress.start(description, total, done)
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        self.progress.advance(amount, **fields)
-
-    def say(self, text: str) -> None: ...
-
-    def stop(self) -> None:
-        self.progress.stop()

@@ -5,6 +5,7 @@ no honest collection of videos has any.
 """
 
 import gzip
+import logging
 import lzma
 import os
 import shutil
@@ -24,6 +25,8 @@ from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
+
+logger = logging.getLogger("hpdm.data")
 
 # What the unpackers raise on bad bytes; zipfile's RuntimeError is an encrypted or exotic member.
 DAMAGE = (
@@ -206,7 +209,7 @@ def _extract_rar(archive: Path, folder: Path, progress: Progress) -> None:
         )
     complaints = []
     for tool, arguments in present:
-        progress.say(f"unpacking {archive.name} with {tool}: this takes some minutes")
+        logger.info("unpacking %s with %s: this takes some minutes", archive.name, tool)
         command = [tool, *(a.format(archive=archive, folder=folder) for a in arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

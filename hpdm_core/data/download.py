@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import logging
 import shutil
 import socket
 import ssl
@@ -16,6 +17,8 @@ from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
+
+logger = logging.getLogger("hpdm.data")
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30.0
@@ -90,7 +93,7 @@ def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: floa
                     remedy="run the same command again to resume, or fetch the file yourself and "
                     "name it with --source",
                 ) from error
-            progress.say(f"{error}; trying again from byte {_size(part)}")
+            logger.info("%s; retrying from byte %d", error, _size(part))
             time.sleep(pause * 2 ** (failures - 1))
 
 

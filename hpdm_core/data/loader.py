@@ -25,7 +25,7 @@ from hpdm_core.errors import DataError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import Condition, PatchBatch
 
-log = logging.getLogger("hpdm.data")
+logger = logging.getLogger("hpdm.data")
 
 Conditioning = Literal["none", "class", "text"]
 MOST_LOST_WORKERS = 8
@@ -181,7 +181,7 @@ class PatchLoader:
         if loss.mark != NO_MARK:
             self._excluded.add(loss.mark)
             name = str(self._folder / self.maker.entries[loss.mark].path)
-        log.warning("a loader worker was lost on %s: %s", name, loss)
+        logger.warning("a loader worker was lost on %s: %s", name, loss)
         if loss.mark == NO_MARK or self._lost > MOST_LOST_WORKERS:
             raise DataError(
                 f"a loader worker was lost, the last one on {name}: {loss}",
@@ -195,7 +195,7 @@ class PatchLoader:
             path = self._folder / entries[video].path
             if path not in self.bad_files:
                 self.bad_files[path] = reason
-                log.warning("%s is replaced by another video: %s", path, reason)
+                logger.warning("%s is replaced by another video: %s", path, reason)
         taken = [entries[video] for video in made.videos]
         return PatchBatch(
             patches=tuple(made.patches.unbind(0)),

@@ -1,5 +1,6 @@
 """Where UCF-101 comes from: a folder, an archive, a URL, or its known copies on the web."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import DataError
 from hpdm_core.names import plain_name, short_name
 from hpdm_core.progress import Progress
+
+logger = logging.getLogger("hpdm.data")
 
 # The first copy has a published hash (listed by TensorFlow Datasets); the second is the official
 # host, whose certificate chain is known to be incomplete.
@@ -122,7 +125,7 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
         try:
             return _fetch(remote, folder, progress)
         except DataError as error:
-            progress.say(str(error))
+            logger.warning(str(error))
             complaints.append(str(error))
     raise DataError(
         "no copy of UCF-101 could be had: " + " | ".join(complaints),

@@ -17,7 +17,7 @@ from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.weights import Fetch, obtain, verify
-from hpdm_core.progress import Progress, Silent
+from hpdm_core.progress import Progress
 
 MetricName = Literal["fvd", "is"]
 METRICS: tuple[MetricName, ...] = ("fvd", "is")
@@ -56,7 +56,7 @@ def fetch_from_mirrors(progress: Progress) -> Fetch:
         for url in urls:
             try:
                 remote = Remote(url=url, sha256=sha256)
-                download(remote, path, Silent(progress=progress), pause=MIRROR_PAUSE)
+                download(remote, path, progress, pause=MIRROR_PAUSE)
                 return
             except (HpdmError, OSError) as error:
                 problem = error

@@ -22,7 +22,7 @@ from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
 from hpdm_core.pipeline.export import save_model
 from hpdm_core.pipeline.hub import upload_folder
 from hpdm_core.pipeline.plan import BatchSizes, choose_batch_sizes, describe_sampling, with_options
-from hpdm_core.pipeline.pretrained import Say, find_model, logger, read_header, read_network
+from hpdm_core.pipeline.pretrained import find_model, read_header, read_network
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import Videos, to_uint8
 from hpdm_core.progress import NoProgress, Progress, TqdmProgress
@@ -64,7 +64,6 @@ class Pipeline:
         ref: str | Path | None = None,
         *,
         device: str | torch.device = "auto",
-        say: Say = logger.warning,
     ) -> "Pipeline":
         """Read a trained model with its EMA weights.
 
@@ -73,7 +72,6 @@ class Pipeline:
                 the model that comes with the package; 'hf://owner/name[@revision]' for one on the
                 Hugging Face Hub; None for the newest run under runs/, else the shipped one.
             device: 'auto', 'cpu', 'cuda', or a torch device.
-            say: told about damaged checkpoints that were passed over.
 
         Raises:
             CheckpointError: there is none, it is damaged, or another version of hpdm wrote it.
@@ -81,7 +79,7 @@ class Pipeline:
         """
         if not isinstance(device, torch.device):
             device = resolve_device(device)
-        path = find_model(ref, say=say)
+        path = find_model(ref)
         header = read_header(path)
         network, sha256 = read_network(path, header)
         set_precision(header.recipe.train.precision, device=device)

@@ -5,8 +5,7 @@ come from strangers, so that everything in a header is checked and nothing is ev
 """
 
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,8 @@ from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training import checkpoint
 
-logger = logging.getLogger("hpdm")
 SHIPPED = "shipped"
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "shapes.safetensors"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +42,13 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def find_model(ref: str | Path | None, *, say: Say = logger.warning) -> Path:
+def find_model(ref: str | Path | None) -> Path:
     """Return the weights file that a reference stands for.
 
     Args:
         ref: a run folder, checkpoint folder, exported folder or weights file; 'shipped' for the
             model that comes with the package; 'hf://owner/name' or 'hf://owner/name@revision' for
             one on the Hugging Face Hub; None for the newest run under runs/, else the shipped one.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none.
@@ -62,7 +58,7 @@ def find_model(ref: str | Path | None, *, say: Say = logger.warning) -> Path:
     if str(ref).startswith(HUB):
         return download_weights(str(ref))
     if str(ref) != SHIPPED:
-        return checkpoint.find_weights(Path(ref), say=say)
+        return checkpoint.find_weights(Path(ref))
     if not SHIPPED_WEIGHTS.is_file():
         raise CheckpointError(
             "this installation has no shipped model",

@@ -3,6 +3,7 @@
 Axis legend: `b` batch, `l` level.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,8 @@ import numpy as np
 from hpdm_core.errors import DataError, HpdmError
 from hpdm_core.records import PatchBatch
 from hpdm_core.seeds import derive_seed
+
+logger = logging.getLogger("hpdm.training")
 
 MAX_RESTARTS = 3
 
@@ -57,19 +60,15 @@ class BatchStream:
     Args:
         make: starts batches at a step, such as `PatchLoader.batches`.
         start_step: step of the first batch.
-        say: told about restarts.
     """
 
     def __init__(
         self,
         make: Callable[[int], Iterator[PatchBatch]],
         start_step: int,
-        *,
-        say: Callable[[str], None],
     ) -> None:
         self._make = make
         self._batches = make(start_step)
-        self._say = say
         self.step = start_step
         self.restarts = 0
         self.wait_seconds = 0.0
@@ -88,7 +87,7 @@ class BatchStream:
                 raise
             except (RuntimeError, OSError, EOFError) as error:
                 self.restarts += 1
-                self._say(f"step {self.step}: the loader broke ({error}); starting it again")
+                logger.warning("step %d: the loader broke (%s); restarting it", self.step, error)
                 self._batches = self._make(self.step)
             else:
                 self.step += 1

@@ -9,6 +9,7 @@ reads or writes pickles.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -21,12 +22,12 @@ from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
 
+logger = logging.getLogger("hpdm.training")
+
 FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, RECIPE = "state.json", "recipe.yaml"
 _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     save_file(tensors, path, metadata=metadata)
 
 
-def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
+def finish(partial: Path, *, recipe: str, progress: dict) -> Path:
     """Complete a checkpoint whose tensors are written, and give it its name.
 
     Args:
         partial: folder from `partial_folder`.
         recipe: resolved recipe as YAML.
         progress: what else a resumed run needs, JSON-able.
-        say: told when a folder of the same name had to be put aside.
 
     Returns:
         The finished checkpoint folder.
@@ -99,7 +99,7 @@ def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
         _flush(path)
     final = partial.with_name(name)
     if final.exists():
-        set_aside(final, "a checkpoint of the same step was written", say)
+        set_aside(final, "a checkpoint of the same step was written")
     os.replace(partial, final)
     _flush(final.parent)
     return final
@@ -132,12 +132,12 @@ def prune(folder: Path, *, keep: int, every: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def set_aside(path: Path, reason: str, say: Say) -> None:
+def set_aside(path: Path, reason: str) -> None:
     """Rename a checkpoint that cannot be used, so that it is neither taken nor pruned."""
     target = path.with_name(f"{_DAMAGED}{path.name}")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(path, target)
-    say(f"{path.name}: {reason}; kept as {target}, which can be deleted")
+    logger.warning("%s: %s; kept as %s, which can be deleted", path.name, reason, target)
 
 
 def damage(path: Path, *, only: str | None = None) -> str | None:
@@ -166,12 +166,11 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
     return None
 
 
-def newest_intact(folder: Path, *, say: Say, only: str | None = None) -> Path | None:
+def newest_intact(folder: Path, *, only: str | None = None) -> Path | None:
     """Return the newest checkpoint that is as it was written; None where there is none at all.
 
     Args:
         folder: the run's checkpoints folder.
-        say: told about every damaged checkpoint that was passed over.
         only: file to check; default: all of them.
 
     Raises:
@@ -182,7 +181,7 @@ def newest_intact(folder: Path, *, say: Say, only: str | None = None) -> Path | 
         reason = damage(path, only=only)
         if reason is None:
             return path
-        say(f"checkpoint {path}: {reason}; falling back to the one before")
+        logger.warning("checkpoint %s: %s; falling back to the one before", path, reason)
     if found:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used",
@@ -197,12 +196,11 @@ def read_progress(path: Path) -> dict:
     return json.loads((path / STATE).read_text())["progress"]
 
 
-def find_weights(ref: Path, *, say: Say = lambda text: None) -> Path:
+def find_weights(ref: Path) -> Path:
     """Return the file of averaged weights that `ref` stands for.
 
     Args:
         ref: a run folder, a checkpoint folder or a weights file.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none.
@@ -212,7 +210,7 @@ def find_weights(ref: Path, *, say: Say = lambda text: None) -> Path:
     if (ref / EMA).is_file():
         return ref / EMA
     for folder in (ref / "checkpoints", ref):
-        newest = newest_intact(folder, say=say, only=EMA)
+        newest = newest_intact(folder, only=EMA)
         if newest is not None:
             return newest / EMA
     raise CheckpointError(

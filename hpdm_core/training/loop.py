@@ -6,6 +6,7 @@ an uninterrupted one would have.
 Axis legend: `b` batch, `l` level.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from hpdm_core.training.parallel import Parallel, clip_gradients
 from hpdm_core.training.stopping import Interrupted, StopRequest
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import StepReport, Telemetry
+
+logger = logging.getLogger("hpdm.training")
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -107,7 +110,7 @@ def train(
             skipped_in_a_row = 0 if report.finite else skipped_in_a_row + 1
             telemetry.record(report, wait_seconds=batches.wait_seconds, seconds=state.seconds)
             if not report.finite:
-                _tell_skipped(state, batch, report, telemetry, skipped_in_a_row)
+                _report_skipped(state, batch, report, skipped_in_a_row)
             due = state.step % plan.checkpoint_every == 0 or state.step == plan.steps
             if due or report.stop:
                 must = report.stop or state.step == plan.steps
@@ -205,13 +208,13 @@ def _preview(state: TrainState, preview: Callable[[int], None]) -> None:
     state.network.train()
 
 
-def _tell_skipped(
-    state: TrainState, batch: PatchBatch, report: StepReport, telemetry: Telemetry, in_a_row: int
+def _report_skipped(
+    state: TrainState, batch: PatchBatch, report: StepReport, in_a_row: int
 ) -> None:
-    telemetry.say(
-        f"step {state.step}: loss {report.loss} and gradient norm {report.grad_norm}; skipped; "
-        f"videos: {', '.join(batch.keys)}"
-    )
+    logger.warning(
+        "step %d: loss %s and gradient norm %s; skipped; videos: %s",
+        state.step, report.loss, report.grad_norm, ", ".join(batch.keys),
+    )  # fmt: skip
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise HpdmError(
             f"{in_a_row} steps in a row gave a loss or gradient that is not finite",

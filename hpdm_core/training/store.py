@@ -5,6 +5,7 @@ its own shards; the averaged weights are gathered besides, so that every checkpo
 `ema.safetensors`. Either kind can be taken back on any number of processes.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from hpdm_core.training import checkpoint
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.parallel import Parallel
 from hpdm_core.training.sharding import copy_whole, whole
+
+logger = logging.getLogger("hpdm.training")
 
 SHARDED = "sharded"
 _FILES = {"model": checkpoint.MODEL, "ema": checkpoint.EMA, "optimizer": checkpoint.OPTIMIZER}
@@ -57,7 +60,6 @@ class CheckpointStore:
         recipe: resolved recipe as YAML.
         metadata: header of weights files: recipe, classes, hpdm_version, machine.
         parallel: this process's place.
-        say: told what a person should know.
     """
 
     folder: Path
@@ -66,12 +68,11 @@ class CheckpointStore:
     recipe: str
     metadata: dict[str, str]
     parallel: Parallel
-    say: Callable[[str], None]
 
     def save(self, state: TrainState) -> Path | None:
         """Write a checkpoint of the present step and prune old ones.
 
-        A failure (a full disk) is said, leaves no trace, and leaves older checkpoints alone.
+        A failure (a full disk) is logged, leaves no partial files, and older checkpoints stay.
 
         Returns:
             The checkpoint's folder; None where it could not be written.
@@ -82,12 +83,12 @@ class CheckpointStore:
                 if self.parallel.is_main:
                     checkpoint.clean_up(self.folder)
                 reason = failure or "another process failed"
-                self.say(f"step {state.step}: checkpoint could not be written: {reason}")
+                logger.warning("step %d: checkpoint could not be written: %s", state.step, reason)
                 return None
         return self.folder / checkpoint.checkpoint_name(state.step)
 
     def resume(self, state: TrainState) -> Path | None:
-        """Take back the newest intact checkpoint; damaged ones are put aside, and it is said.
+        """Take back the newest intact checkpoint; damaged ones are set aside and logged.
 
         Returns:
             The checkpoint's folder; None where the run has none yet.
@@ -108,13 +109,13 @@ class CheckpointStore:
     def _choose(self) -> int:
         """Return the step to resume from, -1 for the start."""
         checkpoint.clean_up(self.folder)
-        newest = checkpoint.newest_intact(self.folder, say=self.say)
+        newest = checkpoint.newest_intact(self.folder)
         if newest is None:
             return -1
         step = checkpoint.step_of(newest)
         for path in checkpoint.list_checkpoints(self.folder):
             if checkpoint.step_of(path) > step:
-                checkpoint.set_aside(path, "damaged", self.say)
+                checkpoint.set_aside(path, "damaged")
         return step
 
     def _begin(self, state: TrainState) -> None:
@@ -141,7 +142,7 @@ class CheckpointStore:
         if self.parallel.is_main:
             partial = checkpoint.partial_folder(self.folder, state.step)
             progress = {"skipped": state.skipped, "seconds": round(state.seconds, 3)}
-            checkpoint.finish(partial, recipe=self.recipe, progress=progress, say=self.say)
+            checkpoint.finish(partial, recipe=self.recipe, progress=progress)
             checkpoint.prune(self.folder, keep=self.keep, every=self.every)
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Axis legend: `l` level, `h w` rows and columns of a picture.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import torch
 
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import Progress
+
+logger = logging.getLogger("hpdm.training")
 
 METRICS = "metrics.jsonl"
 
@@ -155,9 +158,6 @@ class Telemetry:
         self._failed = False
         self.last: dict[str, object] = {}
 
-    def say(self, text: str) -> None:
-        self._progress.say(text)
-
     def record(self, report: StepReport, *, wait_seconds: float, seconds: float) -> None:
         """Take in one step; write a line when one is due.
 
@@ -223,7 +223,7 @@ class Telemetry:
             action()
         except OSError as error:
             if not self._failed:
-                self.say(f"figures cannot be written ({error}); training continues")
+                logger.warning("metrics cannot be written (%s); training continues", error)
             self._failed = True
 
 

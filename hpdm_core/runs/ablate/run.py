@@ -4,7 +4,8 @@ The same command run again resumes: finished rows are in rows.jsonl, a training 
 newest checkpoint, and features of videos that a detector has seen are kept.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hpdm_core.runs.ablate.data import prepare
 from hpdm_core.runs.ablate.plan import plan_table
 from hpdm_core.runs.ablate.trial import TrialRunner
 from hpdm_core.runs.ablate.trials import Trial, make_trials
+
+logger = logging.getLogger("hpdm.runs")
 
 OUT = Path("results")
 LINES, MARKDOWN, LATEX, HTML = "rows.jsonl", "table.md", "table.tex", "report.html"
@@ -68,16 +71,17 @@ def run_ablate(
     if dry_run:
         rows_to_do = _planned(trials, results.done)
         return head | {"plan": plan, "rows": rows_to_do, "out": str(results.folder)}
-    told = progress if process_rank() == 0 else NoProgress()
-    _tell(plan, told.say)
-    prepare(settings, trials, progress=told)
+    progress = progress if process_rank() == 0 else NoProgress()
+    _log_plan(plan)
+    prepare(settings, trials, progress=progress)
     runner = TrialRunner(
         table=table, name=name, scale=settings, scale_name=scale, folder=results.folder,
-        device=device, first_seed=seed, progress=told,
+        device=device, first_seed=seed, progress=progress,
     )  # fmt: skip
-    for place, trial in enumerate(trials):
+    for number, trial in enumerate(trials, 1):
         if trial.key not in results.done:
-            told.say(f"{place + 1} of {len(trials)}: {trial.row.title}, seed {trial.seed}")
+            title = f"{trial.row.title}, seed {trial.seed}"
+            logger.info("%d of %d: %s", number, len(trials), title)
             results.add(runner.run(trial))
             results.write(plan)
     results.write(plan)
@@ -185,7 +189,7 @@ def _planned(trials: Sequence[Trial], done: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _tell(plan: dict[str, Any], say: Callable[[str], None]) -> None:
+def _log_plan(plan: dict[str, Any]) -> None:
     left = plan["trials"] - plan["trials_done"]
     text = f"{left} of {plan['trials']} rows and seeds to do"
     if "hours" in plan:
@@ -194,7 +198,7 @@ def _tell(plan: dict[str, Any], say: Callable[[str], None]) -> None:
             f"{plan['fakes']:,} videos; about {plan['hours']:.2g} hours here (by "
             f"{plan['hours_by']}), {plan['disk_gb']:.2g} GB"
         )
-    say(text)
+    logger.info(text)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """One trial of a table, carried out: train what is not trained yet, measure, draw its videos."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hpdm_core import __version__
 from hpdm_core.build import describe
 from hpdm_core.device import device_name, resolve_device
 from hpdm_core.pipeline.pipeline import Pipeline
-from hpdm_core.progress import Progress, Silent, process_rank
+from hpdm_core.progress import Progress, process_rank
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.model import open_row, write_clips
@@ -22,6 +23,8 @@ from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_
 from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.train.run import run_train
+
+logger = logging.getLogger("hpdm.runs")
 
 SCORES, VIDEOS = "scores", "videos"
 
@@ -57,7 +60,7 @@ class TrialRunner:
         figures |= self._scores(trial, details)
         for column in self.table.columns:
             if column.measure.kind == "step":
-                self.progress.say(f"timing steps of {trial.row.title}: {column.heading}")
+                logger.info("timing steps of %s: %s", trial.row.title, column.heading)
                 figures[column.key] = self._step(trial.recipes[column.key], column)
         figures |= _counts(self.table, trial)
         line = {
@@ -119,7 +122,7 @@ class TrialRunner:
             device=self.device,
             seed=trial.sampling_seed,
             force=self.scale.force,
-            progress=Silent(progress=self.progress),
+            progress=self.progress,
             load_model=self._opener(trial),
         )
 

@@ -126,7 +126,7 @@ def run_eval_fvd(
         cache / "features", loaded, batch or _batch(comparison.frames, parallel), parallel
     )
     features = extraction.features(comparison, progress)
-    figures = scores(features, comparison, loaded, seed=seed, force=force, tell=progress.say)
+    figures = scores(features, comparison, loaded, seed=seed, force=force)
     # What was asked for comes first, then all that it depends on.
     result = {"scores": figures["scores"]} | _description(comparison, loaded) | figures
     result["seconds"] = round(time.monotonic() - began, 1)

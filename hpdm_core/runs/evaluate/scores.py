@@ -1,6 +1,7 @@
 """From detectors' outputs to the figures of `hpdm eval-fvd`, with their uncertainty and names."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from hpdm_core.metrics.protocols import MIN_VIDEOS
 from hpdm_core.metrics.store import Chunk
 from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
 from hpdm_core.runs.evaluate.comparison import Comparison
+
+logger = logging.getLogger("hpdm.runs")
 
 # Fig. 8's numbers of fakes.
 COUNTS = (128, 256, 512, 2048, 10_000)
@@ -42,7 +45,6 @@ def scores(
     *,
     seed: int,
     force: bool,
-    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the figures, and of the sets' description what is known only now.
 
@@ -52,7 +54,6 @@ def scores(
         metrics: one per figure.
         seed: of the bootstrap.
         force: score even fewer than 256 videos.
-        tell: told warnings.
 
     Raises:
         MetricError: too many videos could not be used.
@@ -80,7 +81,7 @@ def scores(
         if chunk.skipped:
             warnings.append(f"{len(chunk.skipped)} {name} could not be used")
     for warning in warnings:
-        tell(warning)
+        logger.warning(warning)
     # A figure of fewer fakes than were asked for must not bear the larger number's name.
     protocol = replace(comparison.protocol, num_fakes=len(counted["fakes"].places))
     return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}

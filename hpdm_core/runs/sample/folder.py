@@ -126,7 +126,7 @@ class SampleStore:
             raise HpdmError(
                 f"cannot write to {self.folder}",
                 got="a full disk" if full else error,
-                remedy="what was finished is kept: make room and run the same command again",
+                remedy="what was finished is kept: free space and run the same command again",
             ) from error
 
     def finish(self, requests: Sequence[Request]) -> Path:

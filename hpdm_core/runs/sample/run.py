@@ -4,6 +4,7 @@ The same command again makes the videos that are missing.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,8 @@ from hpdm_core.runs.sample.options import SampleOptions
 from hpdm_core.runs.sample.requests import requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
+logger = logging.getLogger("hpdm.runs")
+
 # Generates the requested videos under given settings: per level (b, c, t, h, w).
 SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
 
@@ -55,9 +58,7 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
     try:
         pipeline, recipe = None, options.recipe
         if recipe is None:
-            pipeline = Pipeline.from_pretrained(
-                options.checkpoint, device=parallel.device, say=progress.say
-            )
+            pipeline = Pipeline.from_pretrained(options.checkpoint, device=parallel.device)
             recipe = pipeline.recipe
         settings = with_options(
             build_sampling(recipe),
@@ -122,9 +123,9 @@ class SampleJob:
         sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
         if len(missing) < len(requests):
             done = len(requests) - len(missing)
-            self.progress.say(f"{done} of {len(requests)} videos are already in {store.folder}")
+            logger.info("%d of %d videos are already in %s", done, len(requests), store.folder)
         if missing:
-            self._say_how(sizes, resources)
+            self._log_sizes(sizes, resources)
         self.parallel.barrier()
         self.progress.start("generating videos", len(missing))
         draw = partial(
@@ -239,18 +240,18 @@ class SampleJob:
             sum_over_processes=dist.all_reduce,
         )
 
-    def _say_how(self, sizes: BatchSizes, resources: Resources) -> None:
+    def _log_sizes(self, sizes: BatchSizes, resources: Resources) -> None:
         cache = resources.cache_maker(self.parallel.device)()
         if cache is None:
-            where = "computed again in every step"
+            where = "off"
         elif sizes.cache_bytes <= cache.device_budget:
             where = f"kept on {self.parallel.device}"
         elif sizes.cache_bytes <= cache.host_budget:
-            where = "kept in the computer's memory"
+            where = "kept in host memory"
         else:
-            where = "kept as far as it fits, the rest computed again in every step"
-        self.progress.say(
-            f"{self.pipeline.path} on {self.parallel.device}: {sizes.videos} videos at a time, "
-            f"{sizes.tiles} tiles a pass; what does not change over the steps "
-            f"({sizes.cache_bytes / 1e9:.2f} GB) is {where}"
-        )
+            where = "kept as far as it fits"
+        logger.info(
+            "%s on %s: %d videos at a time, %d tiles per pass; activation cache (%.2f GB): %s",
+            self.pipeline.path, self.parallel.device, sizes.videos, sizes.tiles,
+            sizes.cache_bytes / 1e9, where,
+        )  # fmt: skip

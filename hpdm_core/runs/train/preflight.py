@@ -3,8 +3,8 @@
 Each refusal says what to change.
 """
 
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from hpdm_core.build import describe
@@ -17,6 +17,8 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
 from hpdm_core.runs.train.warm_start import plan_warm_start
 from hpdm_core.training.parallel import free_memory, num_processes
+
+logger = logging.getLogger("hpdm.runs")
 
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
 # what the network learns, except that more steps stretch a cosine schedule.
@@ -145,8 +147,8 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
         )
 
 
-def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], None]) -> None:
-    """Refuse a data set without a usable video; say where there are few.
+def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
+    """Refuse a data set without a usable video; log where there are few.
 
     Raises:
         DataError: all videos of the split are too short.
@@ -169,9 +171,10 @@ def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], No
             remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
         )
     if short or len(usable) < recipe.train.batch_size:
-        say(f"{len(usable)} of {len(entries)} videos usable, {short} too short")
+        logger.info("%d of %d videos usable, %d too short", len(usable), len(entries), short)
     if len(usable) < recipe.train.batch_size:
-        say(f"a batch of {recipe.train.batch_size} holds more than one clip of each video")
+        size = recipe.train.batch_size
+        logger.info("a batch of %d holds more than one clip of each video", size)
 
 
 def check_processes(recipe: Recipe, world_size: int) -> None:

@@ -3,6 +3,7 @@
 Axis legend: `b` videos, `c` channels, `t h w` video, `rows columns` places in the grid.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.training.parallel import Parallel
 
+logger = logging.getLogger("hpdm.runs")
+
 
 def make_preview(
     recipe: Recipe,
@@ -30,7 +33,6 @@ def make_preview(
     folder: Path,
     parallel: Parallel,
     show: Callable[[int, np.ndarray], None],
-    say: Callable[[str], None],
 ) -> Callable[[int], None]:
     """Return the function that draws the previews of a step.
 
@@ -44,7 +46,6 @@ def make_preview(
         folder: where files go.
         parallel: this process's place.
         show: given the step and the same picture, (h, w, 3) uint8.
-        say: told where the previews are, or why they could not be written.
     """
 
     def preview(step: int) -> None:
@@ -66,9 +67,9 @@ def make_preview(
             sheet = contact_sheet(list(videos), captions)
             sheet.save(path.with_suffix(".png"))
         except OSError as error:
-            say(f"step {step}: previews could not be written: {error}")
+            logger.warning("step %d: previews could not be written: %s", step, error)
         else:
-            say(f"step {step}: previews in {path}")
+            logger.info("step %d: previews in %s", step, path)
             show(step, np.asarray(sheet))
 
     return preview

@@ -5,6 +5,7 @@ The same command run again resumes from the newest intact checkpoint.
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
+
+logger = logging.getLogger("hpdm.runs")
 
 INITIALISED = "initialised.json"  # what became of a base model's weights
 
@@ -81,13 +84,13 @@ def run_train(
     parallel = start_parallel(device, mode=recipe.train.parallel)
     progress = progress if parallel.is_main else NoProgress()
     try:
-        preflight.check_data(recipe, dataset, say=progress.say)
+        preflight.check_data(recipe, dataset)
         preflight.check_processes(recipe, parallel.world_size)
         start = None
         if init_from is not None and list_checkpoints(out / "checkpoints"):
-            progress.say(f"{out} has begun already: {init_from} is not read again")
+            logger.info("resuming %s: %s is not read again", out, init_from)
         elif init_from is not None:  # looked at before the run's folder is made
-            start = plan_warm_start(init_from, recipe, classes=dataset.classes, say=progress.say)
+            start = plan_warm_start(init_from, recipe, classes=dataset.classes)
         with _locked(out, parallel):
             run = Run(
                 recipe=recipe,
@@ -136,7 +139,7 @@ class Run:
         store = self._store(warm_start)
         resumed = store.resume(state)
         if resumed is not None:
-            self.progress.say(f"resuming from {resumed}")
+            logger.info("resuming from %s", resumed)
         start = state.step
         taken = None
         if resumed is None and warm_start is not None:
@@ -178,7 +181,7 @@ class Run:
         warm_start.apply(state.network)
         state.ema.reset()
         for line in warm_start.lines():
-            self.progress.say(line)
+            logger.info(line)
         summary = warm_start.summary()
         if self.parallel.is_main:
             _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
@@ -198,7 +201,7 @@ class Run:
         self.progress.start(title, steps, done=state.step)
         return train(
             state,
-            BatchStream(loader.batches, state.step, say=self.progress.say),
+            BatchStream(loader.batches, state.step),
             loss=build_diffusion(self.recipe).loss,
             plan=plan_from(recipe),
             parallel=self.parallel,
@@ -211,7 +214,6 @@ class Run:
                 folder=self.out / "samples",
                 parallel=self.parallel,
                 show=telemetry.show,
-                say=self.progress.say,
             ),
         )
 
@@ -243,7 +245,7 @@ class Run:
         fit.check(str(self.parallel.device))
         preflight.check_disk(self.recipe, self.out, parameters=parameters["total"])
         if fit.micro_batch < self.recipe.train.batch_size // world_size:
-            self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
+            logger.info("%d videos per pass and device; %s", fit.micro_batch, fit.verdict)
         return fit.micro_batch
 
     def _store(self, warm_start: WarmStart | None) -> CheckpointStore:
@@ -263,7 +265,6 @@ class Run:
                 **self._base(warm_start),
             },
             parallel=self.parallel,
-            say=self.progress.say,
         )
 
     def _base(self, warm_start: WarmStart | None) -> dict[str, str]:

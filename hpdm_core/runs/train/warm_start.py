@@ -7,7 +7,7 @@ function; positions are interpolated where the patch has another number of token
 Axis legend: `t h w` tokens of a patch, `d` width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,7 +175,6 @@ def plan_warm_start(
     recipe: Recipe,
     *,
     classes: Sequence[str] | None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> WarmStart:
     """Look at a base model's header and decide what becomes of every weight.
 
@@ -183,12 +182,11 @@ def plan_warm_start(
         ref: the base model, as `find_model` resolves it.
         recipe: of the new model.
         classes: names of its classes; None where they are not known.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is no such model, or its blocks are of another kind or width.
     """
-    base = _read_base(ref, say)
+    base = _read_base(ref)
     _check_widths(base, recipe)
     with torch.device("meta"):
         network = build_network(recipe)
@@ -246,8 +244,8 @@ def token_grid(recipe: Recipe) -> tuple[int, int, int]:
     return tuple(patch // token for patch, token in sizes)
 
 
-def _read_base(ref: str | Path, say: Callable[[str], None]) -> Base:
-    path = find_model(ref, say=say)
+def _read_base(ref: str | Path) -> Base:
+    path = find_model(ref)
     header = read_header(path)
     return Base(
         path=path,
