@@ -33,7 +33,10 @@ def command(
     ],
     scale: Annotated[
         Scale,
-        typer.Option("--scale", help="paper: the paper's sizes; tiny: about an hour on two cores; smoke: seconds."),
+        typer.Option(
+            "--scale",
+            help="paper: the paper's sizes; tiny: about an hour on two cores; smoke: seconds.",
+        ),
     ] = Scale.tiny,
     rows: Annotated[
         str | None,

@@ -78,7 +78,8 @@ def command(
     ] = None,
     out: Out = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Videos per batch.", show_default="from free memory")
+        int | None,
+        typer.Option("--batch", help="Videos per batch.", show_default="from free memory"),
     ] = None,
     device: DeviceOption = Device.auto,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,

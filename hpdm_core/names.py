@@ -29,12 +29,12 @@ def plain_name(name: str) -> str:
 
 
 def has_unprintable(text: str) -> bool:
-    """Say whether a text holds control characters, line ends or halves of characters."""
+    """Return whether a text holds control characters, line ends or halves of characters."""
     return any(unicodedata.category(c) in _UNPRINTABLE for c in text)
 
 
 def is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8: JSON and YAML may spell out half a character."""
+    """Return whether a text can be encoded as UTF-8: JSON and YAML may hold lone surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 

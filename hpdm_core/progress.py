@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def process_rank() -> int:
-    """Return this process's number among those that torchrun started, 0 where it stands alone.
+    """Return this process's rank under torchrun, 0 for a single process.
 
-    The process with number 0 alone talks to the user and writes files.
+    Only the process of rank 0 writes to the terminal and to files.
     """
     return int(os.environ.get("RANK", "0"))
 
@@ -22,12 +22,12 @@ class Progress(Protocol):
     """A progress bar; the command line draws bars or plain lines from it."""
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
-        """Begin a piece of work; a piece that is still open ends.
+        """Start a bar; one that is still open ends.
 
         Args:
-            description: what is done, in a few words.
-            total: number of units, or None where it is not known.
-            done: how many were done before; they count for the bar, not for the rate.
+            description: short description.
+            total: number of units, or None if unknown.
+            done: units done before; they count for the bar, not for the rate.
         """
         ...
 
@@ -42,7 +42,7 @@ class Progress(Protocol):
         ...
 
     def stop(self) -> None:
-        """End the piece of work; more may be started."""
+        """End the bar; another may be started."""
         ...
 
 
@@ -57,7 +57,7 @@ class NoProgress:
 
 
 class TqdmProgress:
-    """A tqdm bar, in a notebook the notebook's own: what library calls show by default."""
+    """A tqdm bar (a notebook's own in notebooks): the default of library calls."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None

@@ -84,13 +84,13 @@ def extract(archive: Path, folder: Path, progress: Progress) -> Path:
 
 
 def is_rar(archive: Path) -> bool:
-    """Say whether a file starts as RAR archives of any version do."""
+    """Return whether a file starts as RAR archives of any version do."""
     with archive.open("rb") as file:
         return file.read(len(RAR_MAGIC)) == RAR_MAGIC
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a file starts, or ends, as one of the archives that can be unpacked."""
+    """Return whether a file starts, or ends, as one of the archives that can be unpacked."""
     try:
         return is_rar(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
     except DAMAGE:  # what looked like an archive breaks off at once
@@ -192,7 +192,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder.parent} has too little room to unpack",
+            f"{folder.parent} has not enough space to unpack",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
         )

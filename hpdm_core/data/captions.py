@@ -158,7 +158,7 @@ def _video(found: _Listed) -> SourceVideo:
     if problem is None and not captions:
         problem = ("mislabelled", "it has no caption")
     elif problem is None and not all(map(is_unicode, captions)):
-        problem = ("mislabelled", "its caption holds half a character (a lone surrogate)")
+        problem = ("mislabelled", "its caption holds a lone surrogate")
     elif problem is None and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         problem = ("not a video", f"{suffix or 'no suffix'} is neither a video nor an image")
     return SourceVideo(

@@ -110,7 +110,7 @@ class VideoDataset:
     """A prepared data set.
 
     Args:
-        folder: where it lies.
+        folder: where it is.
         name: its name below the data root.
         kind: which `hpdm prep` made it.
         classes: class names by index; empty without classes.

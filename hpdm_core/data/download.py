@@ -152,13 +152,13 @@ def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
         ) from error
     if isinstance(error, urllib.error.HTTPError) and error.code not in PASSING:
         raise DataError(
-            f"{remote.url} cannot be had: HTTP {error.code} {error.reason}",
+            f"{remote.url} cannot be fetched: HTTP {error.code} {error.reason}",
             remedy="check the address, or name a local copy with --source",
         ) from error
     unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
     if unknown or isinstance(error, _LASTING):
         raise DataError(
-            f"{remote.url} cannot be had: {reason or error}",
+            f"{remote.url} cannot be fetched: {reason or error}",
             remedy="check the address, or name a local copy with --source",
         ) from error
 
@@ -200,7 +200,7 @@ def _check_space(remote: Remote, part: Path) -> None:
     needed = (remote.size or 0) - _size(part)
     if needed > free:
         raise DataError(
-            f"{part.parent} has too little room for the download",
+            f"{part.parent} has not enough space for the download",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
         )

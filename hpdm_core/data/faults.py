@@ -28,12 +28,12 @@ _KINDS = {
 
 
 def is_of_machine(error: BaseException) -> bool:
-    """Say whether an error is a full disk, missing rights and the like."""
+    """Return whether an error is a full disk, missing rights and the like."""
     return getattr(error, "errno", None) in _MACHINE
 
 
 def irregular(path: Path) -> str | None:
-    """Say why a path is no regular file, without opening it: a pipe would wait for ever."""
+    """Return why a path is no regular file, without opening it: a pipe would wait for ever."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:

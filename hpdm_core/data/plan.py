@@ -1,4 +1,4 @@
-"""What a preparation shall make: the videos that a scan found, and how they become canonical."""
+"""What a preparation should make: the videos that a scan found, and how they become canonical."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class SourceVideo:
     """A video that a scan of the source found.
 
     Args:
-        file: where it lies; None where it is made on the spot.
+        file: where it is; None where it is made on the spot.
         name: what to call it, unique, relative to the source, with forward slashes.
         class_name, caption, more_captions, split, is_image: as in `VideoEntry`.
         problem: why it is refused without being decoded, as (kind, words).
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one preparation shall make.
+    """What one preparation should make.
 
     Args:
         folder: the data set's folder.
@@ -63,7 +63,7 @@ class Plan:
         videos: everything that the scan found.
         make: writes one canonical video; importable by name, for it runs in workers.
         settings: what every canonical video depends on besides its source; others are made anew.
-        workers: processes; None takes every core.
+        workers: processes; None uses every core.
         notes: what the user should know about the scan.
     """
 

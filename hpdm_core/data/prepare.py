@@ -84,7 +84,7 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
 
 
 def usable_line(total: int, rejected: Sequence[Rejection]) -> str:
-    """Say it in one line: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
+    """Return a one-line summary: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
     reasons = Counter(line.problem for line in rejected)
     listed = ", ".join(f"{count} {problem}" for problem, count in reasons.most_common())
     line = f"{total - len(rejected)} of {total} videos usable"

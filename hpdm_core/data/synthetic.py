@@ -47,7 +47,7 @@ class RenderOptions:
         )
 
     def draw(self, index: int) -> ShapeVideo:
-        """Return video number `index`; classes take turns."""
+        """Return video number `index`; classes alternate."""
         seed = derive_seed("shapes", self.seed, index)
         return render(seed, index % len(SHAPE_CLASSES), frames=self.frames, size=self.size)
 

@@ -1,4 +1,4 @@
-"""UCF-101 from its videos and official split lists, wherever they lie (Soomro et al. 2012)."""
+"""UCF-101 from its videos and official split lists, wherever they are (Soomro et al. 2012)."""
 
 import re
 from collections import Counter

@@ -85,7 +85,7 @@ def obtain(
         try:
             lists = _unpack(_fetch(splits, folder, progress), folder, progress)
         except DataError as error:
-            notes.append(f"the official split lists could not be had ({error})")
+            notes.append(f"the official split lists could not be fetched ({error})")
     videos = _unpack(archive, folder, progress)
     return Ucf101Files(videos=videos, lists=lists, words=words, notes=tuple(notes))
 
@@ -93,7 +93,7 @@ def obtain(
 def describe_source(
     source: str | None, *, copies: Sequence[Remote] = VIDEOS
 ) -> dict[str, Any] | None:
-    """Say what `obtain` would fetch and unpack; None where the videos lie in a folder already."""
+    """Return what `obtain` would fetch and unpack; None if the videos are in a folder already."""
     if source is not None and os.path.isdir(source):
         return None
     if source is None:
@@ -128,7 +128,7 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
             logger.warning(str(error))
             complaints.append(str(error))
     raise DataError(
-        "no copy of UCF-101 could be had: " + " | ".join(complaints),
+        "no copy of UCF-101 could be fetched: " + " | ".join(complaints),
         remedy="fetch UCF101.rar or UCF101_videos.zip by other means and name it with --source",
     )
 

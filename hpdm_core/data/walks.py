@@ -125,7 +125,7 @@ def plan_walks(
     options: WalkOptions,
     workers: int | None,
 ) -> Plan:
-    """Plan `num` walks; the scenes take turns.
+    """Plan `num` walks; the scenes alternate.
 
     Args:
         scenes: which scenes, and so classes; all where it is empty.

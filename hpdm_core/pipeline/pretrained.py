@@ -1,7 +1,7 @@
-"""Trained models: find the weights file that a reference stands for, and read it safely.
+"""Trained models: resolve a reference to a weights file, and read it safely.
 
 A weights file is safetensors with the recipe (YAML) and the classes (JSON) in its header. Files may
-come from strangers, so that everything in a header is checked and nothing is ever unpickled.
+be untrusted: everything in a header is checked and nothing is unpickled.
 """
 
 import json
@@ -26,12 +26,12 @@ SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "shapes.safet
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a weights file says about its model.
+    """Header of a weights file.
 
     Args:
-        recipe: that it was trained by.
+        recipe: of its training.
         classes: class names; empty for a model without classes.
-        step: optimiser steps it was trained for.
+        step: optimiser steps of its training.
         metadata: all of it as text; besides the above `hpdm_version`, and in files written by
             newer versions `seconds` of training and `machine`.
     """
@@ -43,7 +43,7 @@ class Header:
 
 
 def find_model(ref: str | Path | None) -> Path:
-    """Return the weights file that a reference stands for.
+    """Resolve a reference to a weights file.
 
     Args:
         ref: a run folder, checkpoint folder, exported folder or weights file; 'shipped' for the
@@ -79,7 +79,7 @@ def newest_run(runs: Path = Path("runs")) -> Path | None:
 
 
 def read_header(path: Path) -> Header:
-    """Read what a weights file says about its model, without reading the weights.
+    """Read the header of a weights file, without the weights.
 
     Raises:
         CheckpointError: it is damaged, not written by hpdm, or written by a version whose recipes
@@ -103,7 +103,7 @@ def read_header(path: Path) -> Header:
             f"{path} cannot be used by this version of hpdm ({__version__})",
             got=f"a model of hpdm {_version(metadata)} ({_first_problem(error)})",
             expected="a recipe that this version knows",
-            remedy="train the model anew, or use the version that wrote it",
+            remedy="retrain the model, or use the version that wrote it",
         ) from error
     return Header(recipe=recipe, classes=tuple(classes), step=step, metadata=metadata)
 
@@ -131,7 +131,7 @@ def read_network(path: Path, header: Header) -> tuple[nn.Module, str]:
 
 
 def check_finite(tensor: Tensor, *, name: str, path: Path) -> None:
-    """Refuse a weight of a file that holds NaN or infinity.
+    """Reject a weights file with NaN or infinity.
 
     Raises:
         CheckpointError: it does.
@@ -150,6 +150,6 @@ def _version(metadata: Mapping[str, str]) -> str:
 
 
 def _first_problem(error: RecipeError) -> str:
-    """Return the first mistake of a list of them, without the hint at another spelling."""
+    """Return the first of several problems, without its hint."""
     lines = [line.strip() for line in str(error).splitlines()]
     return (lines[1] if len(lines) > 1 else lines[0]).partition("; ")[0]

@@ -89,7 +89,7 @@ def grid(results: Results) -> Grid:
 
 
 def turned(results: Results) -> bool:
-    """Say whether columns go down and rows across, since so many columns fit no page."""
+    """Return whether columns go down and rows across, since so many columns fit no page."""
     return len(results.table.columns) > MOST_COLUMNS
 
 

@@ -35,12 +35,12 @@ def run_prep_shapes(
     """Draw the built-in data set to `root/name`.
 
     Args:
-        num: number of videos; the classes take turns.
+        num: number of videos; the classes alternate.
         size: height and width in pixels.
         frames: frames of each video.
         seed: another seed, other videos.
-        workers: processes; None takes every core.
-        dry_run: only say what would be done.
+        workers: processes; None uses every core.
+        dry_run: plan only.
     """
     options = RenderOptions(frames=frames, size=size, seed=seed)
     plan = plan_shapes(root / name, name=name, num=num, options=options, workers=workers)
@@ -63,13 +63,13 @@ def run_prep_vizdoom(
     """Render first-person walks to `root/name`.
 
     Args:
-        num: number of videos; the scenes take turns.
+        num: number of videos; the scenes alternate.
         size: height and width in pixels.
         frames: frames of each video.
         scenes: which scenes, by name; empty takes all.
         seed: another seed, other walks.
-        workers: processes; None takes every core.
-        dry_run: only say what would be done.
+        workers: processes; None uses every core.
+        dry_run: plan only.
 
     Raises:
         DataError: the package vizdoom is not installed, or an argument is out of range.
@@ -96,7 +96,7 @@ def run_prep_folder(
 
     Args:
         source: the folder.
-        name: None takes the folder's own name.
+        name: None uses the folder's own name.
         min_frames: videos with fewer frames are refused.
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
     """

@@ -1,4 +1,4 @@
-"""Rows and levels of a batch: micro-batches, pyramid cuts, and loaders that start again.
+"""Rows and levels of a batch: micro-batches, level dropout, and loaders that restart.
 
 Axis legend: `b` batch, `l` level.
 """
@@ -19,7 +19,7 @@ MAX_RESTARTS = 3
 
 
 def split_batch(batch: PatchBatch, size: int | None) -> list[PatchBatch]:
-    """Split a batch into runs of at most `size` rows; one run where `size` is None."""
+    """Split a batch into parts of at most `size` rows; one part if `size` is None."""
     rows = len(batch.indices)
     if size is None or size >= rows:
         return [batch]
@@ -39,23 +39,23 @@ def keep_levels(batch: PatchBatch, levels: int) -> PatchBatch:
     )
 
 
-def levels_of_step(step: int, *, seed: int, levels: int, cuts: float) -> int:
-    """Return how many of the coarsest levels step `step` trains (random cuts, appendix D).
+def levels_of_step(step: int, *, seed: int, levels: int, drop_prob: float) -> int:
+    """Return how many of the coarsest levels step `step` trains (level dropout, appendix D).
 
-    With probability `cuts` the finest levels are left out, and the number of levels that stay is
+    With probability `drop_prob` the finest levels are dropped; the number of remaining levels is
     uniform over 1 .. levels - 1. The same on all devices.
     """
     rng = np.random.default_rng(derive_seed(seed, "cut", step))
-    if levels > 1 and rng.random() < cuts:
+    if levels > 1 and rng.random() < drop_prob:
         return int(rng.integers(1, levels))
     return levels
 
 
 class BatchStream:
-    """Batches from a loader that is started again where it stopped when it breaks.
+    """Batches from a loader that is restarted where it stopped if it fails.
 
-    A batch depends on the step alone, so a new loader continues with the very batch at which the
-    old one broke (a decoding process that was killed, say).
+    A batch depends on the step alone, so a new loader continues with the batch at which the
+    old one failed (for example a killed decoding process).
 
     Args:
         make: starts batches at a step, such as `PatchLoader.batches`.

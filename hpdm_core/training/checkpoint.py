@@ -1,10 +1,9 @@
-"""Checkpoints that appear whole or not at all, and that notice when they are damaged.
+"""Atomic checkpoints with checksums.
 
-A checkpoint is a folder `step-NNNNNNNN` of safetensors files (raw weights, averaged weights,
+A checkpoint is a folder `step-NNNNNNNN` of safetensors files (raw weights, EMA weights,
 optimiser), the resolved recipe and `state.json`, which lists every file's size and checksum. It is
-written under another name, flushed to the disk and renamed. Each weights file carries the recipe
-and the classes in its header, so that a single `ema.safetensors` is a complete model. Nothing here
-reads or writes pickles.
+written under a temporary name, flushed to disk and renamed. Each weights file carries the recipe
+and the classes in its header, so that a single `ema.safetensors` is a complete model. No pickles.
 """
 
 import hashlib
@@ -32,12 +31,12 @@ _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A weights file, read.
+    """Contents of a weights file.
 
     Args:
-        path: where it lies.
+        path: where it is.
         metadata: header: recipe (YAML), classes (JSON list), step, kind; hpdm_version, seconds of
-            training and machine where the writer knew them.
+            training and machine if known.
         tensors: weights by parameter name.
         sha256: of the file.
     """
@@ -64,7 +63,7 @@ def step_of(path: Path) -> int:
 
 
 def partial_folder(folder: Path, step: int) -> Path:
-    """Return the folder into which a checkpoint is written before it gets its name."""
+    """Return the temporary folder of a checkpoint that is being written."""
     return folder / f"{_PARTIAL}{checkpoint_name(step)}"
 
 
@@ -75,7 +74,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def finish(partial: Path, *, recipe: str, progress: dict) -> Path:
-    """Complete a checkpoint whose tensors are written, and give it its name.
+    """Complete a checkpoint whose tensors are written, and rename it to its final name.
 
     Args:
         partial: folder from `partial_folder`.
@@ -106,22 +105,22 @@ def finish(partial: Path, *, recipe: str, progress: dict) -> Path:
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a killed process left half-written or half-removed."""
+    """Remove partial folders of a killed process."""
     for pattern in (f"{_PARTIAL}*", f"{_OLD}*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def prune(folder: Path, *, keep: int, every: int) -> None:
-    """Remove all checkpoints but `keep`: the newest, and before it the newest due ones.
+    """Remove all checkpoints but `keep`: the newest one, and the newest regular ones before it.
 
-    What an interruption saved between two due ones stays only while it is the newest, so that a
-    run ends with the same checkpoints whether it was interrupted or not.
+    A checkpoint saved by an interruption between two regular ones is kept only while it is the
+    newest, so that a run ends with the same checkpoints whether it was interrupted or not.
 
     Args:
         folder: of the checkpoints, at least one.
-        keep: how many stay, one at least.
-        every: steps between the due ones.
+        keep: number of checkpoints to keep, at least 1.
+        every: steps between regular ones.
     """
     *older, _ = list_checkpoints(folder)
     due = [path for path in older if step_of(path) % every == 0]
@@ -133,7 +132,7 @@ def prune(folder: Path, *, keep: int, every: int) -> None:
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Rename a checkpoint that cannot be used, so that it is neither taken nor pruned."""
+    """Rename a checkpoint that cannot be used, so that it is neither used nor pruned."""
     target = path.with_name(f"{_DAMAGED}{path.name}")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(path, target)
@@ -141,11 +140,11 @@ def set_aside(path: Path, reason: str) -> None:
 
 
 def damage(path: Path, *, only: str | None = None) -> str | None:
-    """Return what is wrong with a checkpoint; None where it is as it was written.
+    """Return what is wrong with a checkpoint; None if it is intact.
 
     Args:
         path: checkpoint folder.
-        only: look at this file alone.
+        only: check this file only.
     """
     try:
         state = json.loads((path / STATE).read_text())
@@ -167,14 +166,14 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
 
 
 def newest_intact(folder: Path, *, only: str | None = None) -> Path | None:
-    """Return the newest checkpoint that is as it was written; None where there is none at all.
+    """Return the newest intact checkpoint; None if there are no checkpoints.
 
     Args:
         folder: the run's checkpoints folder.
         only: file to check; default: all of them.
 
     Raises:
-        CheckpointError: there are checkpoints, and each of them is damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     found = list_checkpoints(folder)
     for path in reversed(found):
@@ -192,12 +191,12 @@ def newest_intact(folder: Path, *, only: str | None = None) -> Path | None:
 
 
 def read_progress(path: Path) -> dict:
-    """Return what `finish` was given as progress."""
+    """Return the `progress` given to `finish`."""
     return json.loads((path / STATE).read_text())["progress"]
 
 
 def find_weights(ref: Path) -> Path:
-    """Return the file of averaged weights that `ref` stands for.
+    """Resolve a reference to a file of EMA weights.
 
     Args:
         ref: a run folder, a checkpoint folder or a weights file.
@@ -236,7 +235,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Return what a weights file says about its model, without reading the weights.
+    """Read the header of a weights file, without the weights.
 
     Raises:
         CheckpointError: it is damaged, or was not written by hpdm.
@@ -297,7 +296,7 @@ def _checksum(state: dict) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Force a file or a folder's list of names to the disk."""
+    """Flush a file or a folder's directory entry to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

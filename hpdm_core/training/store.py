@@ -1,8 +1,8 @@
-"""What a run must keep to resume after any interruption, and how it is kept and taken back.
+"""Training state, and its checkpoints: saved, and restored to resume.
 
-Whole models are written by the main process alone. Sharded ones (FSDP2) are written by all, each
-its own shards; the averaged weights are gathered besides, so that every checkpoint holds a complete
-`ema.safetensors`. Either kind can be taken back on any number of processes.
+Unsharded models are written by the main process. Under FSDP2 every process writes its own shards;
+the EMA weights are also gathered, so that every checkpoint holds a complete `ema.safetensors`.
+Either kind can be restored on any number of processes.
 """
 
 import logging
@@ -28,13 +28,13 @@ _FILES = {"model": checkpoint.MODEL, "ema": checkpoint.EMA, "optimizer": checkpo
 
 @dataclass(kw_only=True)
 class TrainState:
-    """All that training changes. The step alone fixes data order, noise and dropout.
+    """Training state. Data order, noise and dropout are functions of the step.
 
     Args:
         network: the network, sharded if it will be.
         module: what is called in training: the network, or its DDP wrapper.
         optimizer: over the network's parameters.
-        ema: averaged weights.
+        ema: EMA weights.
         step: updates done or skipped.
         skipped: steps skipped because the loss or a gradient was not finite.
         seconds: time spent training, over all starts.
@@ -56,10 +56,10 @@ class CheckpointStore:
     Args:
         folder: the run's checkpoints folder.
         keep: number of newest checkpoints to keep.
-        every: steps between checkpoints; those that an interruption saved between are not kept.
+        every: steps between checkpoints; those saved by interruptions in between are pruned.
         recipe: resolved recipe as YAML.
         metadata: header of weights files: recipe, classes, hpdm_version, machine.
-        parallel: this process's place.
+        parallel: this process's rank and device.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class CheckpointStore:
     parallel: Parallel
 
     def save(self, state: TrainState) -> Path | None:
-        """Write a checkpoint of the present step and prune old ones.
+        """Write a checkpoint of the current step and prune old ones.
 
         A failure (a full disk) is logged, leaves no partial files, and older checkpoints stay.
 
@@ -88,7 +88,7 @@ class CheckpointStore:
         return self.folder / checkpoint.checkpoint_name(state.step)
 
     def resume(self, state: TrainState) -> Path | None:
-        """Take back the newest intact checkpoint; damaged ones are set aside and logged.
+        """Restore the newest intact checkpoint; damaged ones are set aside and logged.
 
         Returns:
             The checkpoint's folder; None where the run has none yet.
@@ -171,7 +171,7 @@ class CheckpointStore:
 
 
 def _failure(phase: Callable[[TrainState], None], state: TrainState) -> str | None:
-    """Run one phase; return why it could not be done."""
+    """Run one phase; return the reason of a failure."""
     try:
         phase(state)
     except (OSError, SafetensorError) as error:
@@ -199,7 +199,7 @@ def _tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
 
 
 def _targets(state: TrainState, slots: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Tensor]]:
-    """Return what a checkpoint is read into: the state's own weights, new optimiser tensors."""
+    """Return the tensors a checkpoint is read into: the state's weights, new optimiser tensors."""
     params = dict(state.network.named_parameters())
     targets = _tensors(state)
     targets["optimizer"] = {
@@ -211,7 +211,7 @@ def _targets(state: TrainState, slots: dict[str, tuple[int, ...]]) -> dict[str, 
 
 
 def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
-    """Hand the optimiser its moments; its settings come from the recipe."""
+    """Load the optimiser's moments; its settings come from the recipe."""
     names = {param: name for name, param in state.network.named_parameters()}
     slots: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

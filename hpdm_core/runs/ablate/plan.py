@@ -18,7 +18,7 @@ from hpdm_core.training.checkpoint import list_checkpoints, step_of
 def plan_table(
     table: Table, scale: Scale, trials: Sequence[Trial], *, done: set[str], device: str
 ) -> dict[str, Any]:
-    """Say what the trials that are left will take.
+    """Return what the remaining trials will cost.
 
     Args:
         table, scale: whose.

@@ -59,7 +59,7 @@ class Stepper:
         """Return the bytes of a step with one video.
 
         On CUDA the peak that torch allocates; on a CPU what autograd keeps, by storage, and
-        weights, gradients, two moments and the averaged weights.
+        weights, gradients, two moments and the EMA weights.
         """
         rows = random_batch(self._recipe, 1).to(self._device)
         if self._device.type == "cuda":

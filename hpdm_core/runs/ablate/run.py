@@ -37,7 +37,7 @@ def run_ablate(
     dry_run: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Run a table of the paper, or say what that would take.
+    """Run a table of the paper, or plan it.
 
     Args:
         name: table1 to table8, or fig8.
@@ -47,7 +47,7 @@ def run_ablate(
         device: 'auto', 'cpu' or 'cuda'.
         seed: of the first replicate.
         dry_run: plan only.
-        progress: told how far the work is.
+        progress: progress bar.
 
     Returns:
         the plan, and unless `dry_run` the figures, findings and files.

@@ -39,7 +39,7 @@ class TrialRunner:
         folder: of the table's results.
         device: 'auto', 'cpu' or 'cuda'.
         first_seed: whose videos are drawn for the report.
-        progress: shown to the user.
+        progress: progress bar.
     """
 
     table: Table
@@ -146,7 +146,7 @@ class TrialRunner:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Say what the figures were measured on, without naming the computer."""
+    """Describe the hardware of a measurement, without naming the computer."""
     found = resolve_device(device)
     return {
         "name": device_name(found),

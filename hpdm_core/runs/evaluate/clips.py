@@ -168,7 +168,7 @@ def open_videos(source: Path, *, split: str | None, default_split: str) -> Video
 
     Args:
         source: the folder.
-        split: of a prepared data set; None takes `default_split`.
+        split: of a prepared data set; None uses `default_split`.
         default_split: 'train', or 'all'.
 
     Raises:

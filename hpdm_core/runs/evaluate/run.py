@@ -80,20 +80,20 @@ def run_eval_fvd(
     Args:
         checkpoint: generates the fakes; or
         samples: a folder of them, of `hpdm sample` or any other.
-        real: a prepared data set or a folder of videos; None takes the checkpoint's training data.
+        real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
         metrics: of 'fvd' and 'is'.
         detector: 'i3d', 'bundled' or a file of I3D weights.
         num_fakes: in place of the protocol's.
-        split: of a prepared data set; None takes 'train'.
-        out: folder for the result's JSON file; None takes `evals`.
+        split: of a prepared data set; None uses 'train'.
+        out: folder for the result's JSON file; None uses `evals`.
         batch: clips per pass of a detector, and videos per pass of a model.
         device: 'auto', 'cpu' or 'cuda'.
         seed: of generated videos, of the order of a folder's videos, and of the bootstrap.
         force: score even fewer than 256 videos.
-        dry_run: say what would be done.
-        progress: told how far the work is.
-        cache: folder of detectors and features; None takes the user's cache folder.
+        dry_run: plan only.
+        progress: progress bar.
+        cache: folder of detectors and features; None uses the user's cache folder.
         fetch: downloads a detector's file; None tries its known addresses.
         load_model: opens the checkpoint.
 
@@ -139,7 +139,7 @@ def run_eval_fvd(
 def _dry_run(
     comparison: Comparison, metrics: list[str], detector: str, *, cache: Path, parallel: Parallel
 ) -> dict[str, Any]:
-    """Say what would be compared, and how many clips no detector has seen yet."""
+    """Return what would be compared, and how many clips still lack features."""
     try:
         loaded = load_metrics(
             metrics, detector, folder=cache / "detectors", device=parallel.device, fetch=None

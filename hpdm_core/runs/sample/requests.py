@@ -9,7 +9,7 @@ from hpdm_core.runs.sample.options import SampleOptions
 
 
 def requests_of(options: SampleOptions, pipeline: Pipeline) -> list[Request]:
-    """Spread classes or prompts over the videos by turns, with rising seeds.
+    """Spread classes or prompts over the videos in turn, with rising seeds.
 
     Without `num`: one video for each class or prompt asked for, else `default_count`.
 

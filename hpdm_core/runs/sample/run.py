@@ -40,11 +40,11 @@ SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
 
 
 def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> dict:
-    """Generate videos into a folder, or say what that would take.
+    """Generate videos into a folder, or plan it.
 
     Args:
         options: what is asked for.
-        progress: shown to the user.
+        progress: progress bar.
 
     Returns:
         what was made and where, or with `dry_run` the figures that matter.
@@ -102,8 +102,8 @@ class SampleJob:
         settings: solver and tiles.
         options: how the work is split and what is written.
         compare: overlaps to put side by side, parsed.
-        parallel: this process's place.
-        progress: shown to the user.
+        parallel: this process's rank and device.
+        progress: progress bar.
     """
 
     pipeline: Pipeline

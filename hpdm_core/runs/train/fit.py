@@ -12,7 +12,7 @@ from hpdm_core.build import activation_bytes_per_video
 from hpdm_core.errors import DeviceError
 from hpdm_core.recipe.schema import Recipe
 
-# Bytes per parameter, all float32: weights, gradients, two moments, averaged weights.
+# Bytes per parameter, all float32: weights, gradients, two moments, EMA weights.
 BYTES_PER_PARAMETER = 20
 FLOAT, HALF = 4, 2
 # Share of the free memory that an automatic micro-batch may fill: the rest is for fragments of the
@@ -92,7 +92,7 @@ class Fit:
     Args:
         micro_batch: rows per pass and device.
         needed: bytes on each device by purpose (estimate).
-        free: bytes that each device has free; None where that cannot be told.
+        free: bytes that each device has free; None where that is unknown.
         remedy: what to change where it does not fit; empty where it does.
     """
 
@@ -105,7 +105,7 @@ class Fit:
     def verdict(self) -> str:
         """Whether it fits, in words."""
         if self.free is None:
-            return f"needs {_gb(self.needed['total'])}; how much is free cannot be told"
+            return f"needs {_gb(self.needed['total'])}; free memory is unknown"
         if self.remedy:
             return f"does not fit: {self.remedy}"
         return f"fits: {_gb(self.needed['total'])} of {_gb(self.free)} free"
@@ -168,7 +168,7 @@ def fit_micro_batch(
             that costs less than half of them.
         parameters: by part, as `describe` counts them.
         devices: number of processes, one device each.
-        free: bytes that each device has free; None where that cannot be told: all rows at once.
+        free: bytes that each device has free; None where that is unknown: all rows at once.
     """
     memory = training_memory(recipe, parameters, devices=devices)
     automatic = memory.rows if free is None else memory.largest(FILL * free)
@@ -213,7 +213,7 @@ def equal_passes(rows: int, most: int) -> int:
 
 
 def _remedy(recipe: Recipe, memory: TrainingMemory, free: int) -> str:
-    """Say what makes one row fit."""
+    """Return what would make one row fit."""
     if not recipe.train.activation_checkpointing:
         train = recipe.train.model_copy(update={"activation_checkpointing": True})
         saving = recipe.model_copy(update={"train": train})

@@ -41,7 +41,7 @@ RESUMABLE = {
     "train.tensorboard",
     "train.wandb",
 }
-# Bytes per parameter of a checkpoint, all float32: weights, two moments, averaged weights.
+# Bytes per parameter of a checkpoint, all float32: weights, two moments, EMA weights.
 BYTES_PER_SAVED_PARAMETER = 16
 
 
@@ -137,7 +137,7 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
     if changed:
         raise RecipeError(
             f"the run in {saved.parent} was started with another recipe ({'; '.join(changed)})",
-            remedy="change these back to resume it, or give another --out to start anew",
+            remedy="change these back to resume it, or give another --out to start again",
         )
     if recipe.train.steps < step:
         raise RecipeError(

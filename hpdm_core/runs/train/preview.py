@@ -1,4 +1,4 @@
-"""Preview videos during training, from the averaged weights, at the same seeds each time.
+"""Preview videos during training, from the EMA weights, at the same seeds each time.
 
 Axis legend: `b` videos, `c` channels, `t h w` video, `rows columns` places in the grid.
 """
@@ -41,10 +41,10 @@ def make_preview(
 
     Args:
         recipe: solver, number of videos, conditioning.
-        network: holds the averaged weights whenever the function is called.
+        network: holds the EMA weights whenever the function is called.
         dataset: where classes and texts come from.
         folder: where files go.
-        parallel: this process's place.
+        parallel: this process's rank and device.
         show: given the step and the same picture, (h, w, 3) uint8.
     """
 
@@ -78,7 +78,7 @@ def make_preview(
 def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
     """Return what the previews show and a line of text for each.
 
-    Classes by turns, captions from all over the training split, or nothing, by what the model is
+    Classes in turn, captions from all over the training split, or nothing, by what the model is
     conditioned on.
     """
     number, kind = recipe.train.preview_videos, recipe.model.conditioning

@@ -58,14 +58,14 @@ def run_train(
     progress: Progress,
     init_from: str | Path | None = None,
 ) -> dict:
-    """Train a recipe into the folder `out`, or say what that would take.
+    """Train a recipe into the folder `out`, or plan it.
 
     Args:
         recipe: resolved.
         out: the run's folder; None: runs/<recipe name>.
         device: "auto", "cpu" or "cuda".
         dry_run: count and estimate only.
-        progress: shown to the user by the main process.
+        progress: progress bar, shown by the main process.
         init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
             'shipped' or hf://owner/name.
 
@@ -119,8 +119,8 @@ class Run:
         recipe: resolved, with the data set's number of classes.
         dataset: what is trained on.
         out: the run's folder.
-        parallel: this process's place.
-        progress: shown to the user; silent on all processes but one.
+        parallel: this process's rank and device.
+        progress: progress bar; silent on all processes but one.
     """
 
     recipe: Recipe

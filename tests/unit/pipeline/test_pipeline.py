@@ -219,7 +219,7 @@ def test_a_model_of_another_version_is_refused_in_one_message(make_weights):
     assert message.startswith(f"{path} cannot be used by this version of hpdm")
     assert "got a model of hpdm 0.0.7 (its recipe:" in message
     assert "unknown section sampling2)" in message or "unknown key sampling2)" in message
-    assert message.endswith("train the model anew, or use the version that wrote it")
+    assert message.endswith("retrain the model, or use the version that wrote it")
     assert "\n" not in message
 
 

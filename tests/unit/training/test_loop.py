@@ -67,12 +67,12 @@ def test_split_keeps_every_row_once():
 
 
 def test_cuts_leave_out_the_finest_levels_in_their_share_of_steps():
-    counts = [levels_of_step(step, seed=0, levels=4, cuts=0.6) for step in range(2000)]
+    counts = [levels_of_step(step, seed=0, levels=4, drop_prob=0.6) for step in range(2000)]
     cut = [count for count in counts if count < 4]
     assert len(cut) / 2000 == pytest.approx(0.6, abs=0.05)
     for levels in (1, 2, 3):
         assert cut.count(levels) / len(cut) == pytest.approx(1 / 3, abs=0.05)
-    assert {levels_of_step(step, seed=0, levels=4, cuts=0.0) for step in range(50)} == {4}
+    assert {levels_of_step(step, seed=0, levels=4, drop_prob=0.0) for step in range(50)} == {4}
     batch = make_batch(0, rows=range(2))
     assert len(keep_levels(batch, 1).patches) == 1
     assert keep_levels(batch, LEVELS) is batch

@@ -245,7 +245,7 @@ def test_less_memory_means_smaller_passes_same_weights(recipe, tmp_path, monkeyp
 def test_a_plan_for_an_absent_device_says_so(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     plan = go(recipe, tmp_path, device="cuda", dry_run=True)
-    assert "how much is free cannot be told" in plan["memory_verdict"]
+    assert "free memory is unknown" in plan["memory_verdict"]
     assert any("not enough CUDA devices" in note for note in plan["notes"])
     assert [row["card"] for row in plan["memory_on_cards"]] == ["24 GB", "40 GB", "80 GB"]
 
