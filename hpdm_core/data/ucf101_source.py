@@ -41,8 +41,8 @@ class Ucf101Files:
     Args:
         videos: folder of videos.
         lists: folder of the official lists, None to look among the videos.
-        words: the source in words.
-        notes: what went otherwise than wished.
+        words: description of the source.
+        notes: problems that were worked around.
     """
 
     videos: Path
@@ -59,14 +59,14 @@ def obtain(
     copies: Sequence[Remote] = VIDEOS,
     splits: Remote | None = SPLITS,
 ) -> Ucf101Files:
-    """Bring UCF-101 onto the disk, downloading and unpacking below `folder` where needed.
+    """Obtain UCF-101, downloading and unpacking below `folder` where needed.
 
     Args:
         source: a folder, an archive, a URL, or None for the known copies.
         copies, splits: the known copies, tried in order.
 
     Raises:
-        DataError: nothing there, or no copy can be had.
+        DataError: no such source, or no copy can be fetched.
     """
     if source is not None and os.path.isdir(source):
         path = Path(source)
@@ -109,7 +109,7 @@ def describe_source(
 
 
 def check_source(source: str | None) -> None:
-    """Raise DataError where a source is named that is not there."""
+    """Raise DataError if a named source does not exist."""
     if source is None or "://" in source or os.path.isdir(source) or os.path.isfile(source):
         return
     raise DataError(
@@ -136,7 +136,7 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
 def _fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
     archive = download(remote, folder / "source" / _file_name(remote.url), progress)
     if remote.sha256 is None and not is_archive(archive):
-        archive.unlink()  # or it would stand in the way of every further attempt
+        archive.unlink()  # or it would block further attempts
         raise DataError(
             f"what came from {remote.url} is no archive (a web page?); it was removed",
             remedy="check the address, or name a local copy with --source",

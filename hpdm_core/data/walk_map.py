@@ -1,4 +1,4 @@
-"""Maps for first-person walks: where walls stand, and the game file that says so to the engine.
+"""Maps for first-person walks: walls, and the game file for the engine.
 
 A map is a square grid of cells. Pillars stand `pitch` cells apart, walls close some of the gaps
 between them, and what is left is floor. The file is a WAD of maps in the text format UDMF

@@ -56,7 +56,7 @@ def show(cell: Cell, baseline: Cell | None) -> Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What stands where: a pair of cells, paper and ours, for every line and head.
+    """Layout of a table: a pair of cells, paper and ours, for every line and head.
 
     Args:
         heads: over each pair, what the paper calls it and what ours is.

@@ -1,7 +1,7 @@
-"""`hpdm ablate`: a table of the paper, run row by row and shown beside the paper's figures.
+"""`hpdm ablate`: a table of the paper, run row by row and compared with the paper's figures.
 
 The same command run again resumes: finished rows are in rows.jsonl, a training resumes from its
-newest checkpoint, and features of videos that a detector has seen are kept.
+newest checkpoint, and extracted features are cached.
 """
 
 import logging
@@ -53,14 +53,14 @@ def run_ablate(
         the plan, and unless `dry_run` the figures, findings and files.
 
     Raises:
-        HpdmError: the table cannot be run so, with what it needs.
-        KeyboardInterrupt: interrupted; what is finished is kept.
+        HpdmError: the table cannot be run, with what it needs.
+        KeyboardInterrupt: interrupted; finished trials are kept.
     """
     table = load_table(name)
     settings = table.scales[scale]
     chosen = choose_rows(table, settings, rows)
     trials = make_trials(table, settings, chosen, seed=seed)
-    # Rows that were run before and are not asked for now stay in the table.
+    # Rows that were run before and are not requested now stay in the table.
     all_trials = make_trials(table, settings, choose_rows(table, settings, []), seed=seed)
     results = ResultsFile(
         table=table, name=name, scale=scale, folder=(out or OUT) / f"{name}-{scale}",
@@ -92,9 +92,9 @@ class ResultsFile:
     """A table's results on disk: its lines, and the report made of them.
 
     Args:
-        table, name, scale: which.
+        table, name, scale: of the results.
         folder: of the results.
-        keys: of the lines that belong to the table now.
+        keys: of lines that belong to the current table.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ResultsFile:
         return {line["key"] for line in self._lines}
 
     def add(self, line: dict[str, Any]) -> None:
-        """Keep a line; other commands may add theirs to the same file."""
+        """Append a line; other commands may append to the same file."""
         if process_rank() == 0:
             append_line(self.folder / LINES, line)
         self._lines.append(line)
@@ -120,7 +120,7 @@ class ResultsFile:
         )
 
     def write(self, plan: dict[str, Any]) -> None:
-        """Write the table as Markdown, LaTeX and HTML; each file appears whole."""
+        """Write the table as Markdown, LaTeX and HTML; each file atomically."""
         if process_rank() != 0:
             return
         self._lines = read_lines(self.folder / LINES)
@@ -191,7 +191,7 @@ def _planned(trials: Sequence[Trial], done: set[str]) -> list[dict[str, Any]]:
 
 def _log_plan(plan: dict[str, Any]) -> None:
     left = plan["trials"] - plan["trials_done"]
-    text = f"{left} of {plan['trials']} rows and seeds to do"
+    text = f"{left} of {plan['trials']} rows and seeds left"
     if "hours" in plan:
         text += (
             f": {plan['trainings']} trainings, {plan['training_steps']:,} steps, "

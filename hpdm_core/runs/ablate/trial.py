@@ -1,4 +1,4 @@
-"""One trial of a table, carried out: train what is not trained yet, measure, draw its videos."""
+"""Execution of a trial: train unless trained, measure, generate its videos."""
 
 import logging
 import platform
@@ -31,14 +31,14 @@ SCORES, VIDEOS = "scores", "videos"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRunner:
-    """Carries out trials.
+    """Executes trials.
 
     Args:
-        table, name: whose.
-        scale, scale_name: how large.
+        table, name: of the trials.
+        scale, scale_name: of the trials.
         folder: of the table's results.
         device: 'auto', 'cpu' or 'cuda'.
-        first_seed: whose videos are drawn for the report.
+        first_seed: the seed whose videos are in the report.
         progress: progress bar.
     """
 
@@ -98,7 +98,7 @@ class TrialRunner:
         return {key: result[key] for key in kept} | {"taken": False}
 
     def _scores(self, trial: Trial, details: dict[str, Any]) -> dict[str, dict]:
-        """Score once per protocol; columns with the same one share the call."""
+        """Score once per protocol; columns with the same protocol share it."""
         figures: dict[str, dict] = {}
         by_protocol: dict[str, list[Column]] = {}
         for column in self.table.columns:
@@ -171,11 +171,11 @@ def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:
 
 
 def _counts(table: Table, trial: Trial) -> dict[str, dict]:
-    """Return the figures that need nothing but recipes."""
+    """Return the figures that depend only on recipes."""
     figures: dict[str, dict] = {}
     wanted = [column for column in table.columns if column.measure.kind == "count"]
     if wanted:
-        # Only these columns differ by nothing but what is counted.
+        # Columns that differ only in what is counted.
         counted = describe(with_some_classes(trial.recipes[wanted[0].key]))
         flat = counted | {"parameters": counted["parameters"]["total"]}
         figures |= {c.key: {"value": flat[c.measure.of], "name": "counted"} for c in wanted}

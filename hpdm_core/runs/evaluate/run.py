@@ -1,7 +1,7 @@
 """`hpdm eval-fvd`: score videos against real ones, each figure with its protocol and provenance.
 
-Outputs of the detectors are kept on disk under a key of all that they depend on, so that an
-interrupted run resumes where it stopped and a second protocol costs seconds.
+Features are cached on disk under a key of everything that they depend on, so that an interrupted
+run resumes where it stopped and a second protocol takes seconds.
 """
 
 import json
@@ -39,11 +39,11 @@ NUM_REASONS = 5
 
 
 def open_model(ref: str, device: torch.device) -> Pipeline:
-    """Return the model that a reference stands for, such as a run folder.
+    """Load the model of a reference, such as a run folder.
 
     Raises:
         CheckpointError: there is none.
-        MetricError: it is conditioned on text, so that the protocol cannot say what to draw.
+        MetricError: it is conditioned on text, and protocols define no prompts.
     """
     pipeline = Pipeline.from_pretrained(ref, device=device)
     if pipeline.recipe.model.conditioning == "text":
@@ -82,9 +82,9 @@ def run_eval_fvd(
         samples: a folder of them, of `hpdm sample` or any other.
         real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
-        metrics: of 'fvd' and 'is'.
+        metrics: any of 'fvd', 'is'.
         detector: 'i3d', 'bundled' or a file of I3D weights.
-        num_fakes: in place of the protocol's.
+        num_fakes: overrides the protocol's.
         split: of a prepared data set; None uses 'train'.
         out: folder for the result's JSON file; None uses `evals`.
         batch: clips per pass of a detector, and videos per pass of a model.
@@ -98,10 +98,10 @@ def run_eval_fvd(
         load_model: opens the checkpoint.
 
     Returns:
-        the figures with all that they depend on.
+        the figures with everything that they depend on.
 
     Raises:
-        MetricError: the figures cannot be had, or would mean nothing.
+        MetricError: the figures cannot be computed, or would be meaningless.
     """
     began = time.monotonic()
     progress, cache = progress or NoProgress(), cache or cache_folder()
@@ -127,7 +127,7 @@ def run_eval_fvd(
     )
     features = extraction.features(comparison, progress)
     figures = scores(features, comparison, loaded, seed=seed, force=force)
-    # What was asked for comes first, then all that it depends on.
+    # Scores first, then everything that they depend on.
     result = {"scores": figures["scores"]} | _description(comparison, loaded) | figures
     result["seconds"] = round(time.monotonic() - began, 1)
     if parallel.is_main:
@@ -165,7 +165,7 @@ class FeatureExtraction:
             metric.detector.check_frames(comparison.frames)
 
     def outstanding(self, comparison: Comparison) -> dict[str, Any]:
-        """Return how many clips no detector has seen yet."""
+        """Return how many clips still lack features."""
         return {
             f"{name}_to_do": sum(
                 stop - start for start, stop in self._missing(clip_set, clip_set.wanted)
@@ -175,7 +175,7 @@ class FeatureExtraction:
         }
 
     def features(self, comparison: Comparison, progress: Progress) -> Features:
-        """Return the outputs of all detectors for all clips, making what is missing."""
+        """Return the outputs of all detectors for all clips, computing missing ones."""
         self.check(comparison)
         reals = None
         if comparison.reals is not None:
@@ -250,7 +250,7 @@ def _first(chunk: Chunk, wanted: int, title: str) -> Chunk:
         raise MetricError(
             f"none of the {title} can be used",
             got=f"{len(chunk.skipped)} skipped: {reasons}",
-            remedy="choose a protocol with fewer frames, or mend the files",
+            remedy="choose a protocol with fewer frames, or repair the files",
         )
     return replace(chunk, places=chunk.places[:wanted], outputs=chunk.outputs[:wanted])
 
@@ -281,7 +281,7 @@ def _description(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write the result under a name that tells protocol, detector and what was scored."""
+    """Write the result to a file named by protocol, detector and scored set."""
     identity = result["fakes"]["sha256"][:8]
     path = folder / f"{result['protocol']}_{result['detectors'][0]['name']}_{identity}.json"
     write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""From detectors' outputs to the figures of `hpdm eval-fvd`, with their uncertainty and names."""
+"""Scores of `hpdm eval-fvd` from detectors' outputs, with their uncertainty and names."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Features:
     """Outputs of the detectors.
 
     Args:
-        reals: of the 'fvd' detector, None where no score needs them.
+        reals: of the 'fvd' detector, None if no score needs them.
         fakes: by metric.
     """
 
@@ -46,7 +46,7 @@ def scores(
     seed: int,
     force: bool,
 ) -> dict[str, Any]:
-    """Return the figures, and of the sets' description what is known only now.
+    """Return the figures, and facts on the sets that are known only now.
 
     Args:
         features: outputs of the detectors.
@@ -82,7 +82,7 @@ def scores(
             warnings.append(f"{len(chunk.skipped)} {name} could not be used")
     for warning in warnings:
         logger.warning(warning)
-    # A figure of fewer fakes than were asked for must not bear the larger number's name.
+    # A figure of fewer fakes than requested must not carry the name of the larger number.
     protocol = replace(comparison.protocol, num_fakes=len(counted["fakes"].places))
     return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}
 
@@ -147,7 +147,7 @@ def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) ->
 
 
 def _accuracy(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
-    """Return the share of fakes that the classifier names as they were meant, where both know."""
+    """Return the classifier's accuracy on the fakes' classes, where both know the class."""
     index = {name: label for label, name in enumerate(metric.classes)}
     meant = [index.get(classes[place] or "") for place in fakes.places.tolist()]
     if not meant or None in meant:

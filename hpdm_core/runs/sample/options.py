@@ -1,4 +1,4 @@
-"""What `hpdm sample` can be asked for, with its defaults."""
+"""Options of `hpdm sample` and their defaults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from hpdm_core.recipe.schema import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """The options of `hpdm sample`; where nothing is said, None uses the recipe's value.
+    """The options of `hpdm sample`; unless stated otherwise, None uses the recipe's value.
 
     Args:
         checkpoint: what `find_model` resolves; None uses the newest run, else the shipped model.
@@ -23,20 +23,20 @@ class SampleOptions:
         prompt_file: more of them, one per line.
         text_encoder: for prompts; None uses that of the training data.
         seed: of the first video; the next has `seed + 1`.
-        overlap: axes on which tiles overlap by half, such as 'fhw'.
+        overlap: axes along which tiles overlap by half, such as 'fhw'.
         steps: solver steps of each level, coarsest first.
-        guidance: classifier-free guidance scale, 1 is off.
-        compare_overlaps: overlaps of the same seeds to put side by side.
+        guidance: classifier-free guidance scale, 1 disables it.
+        compare_overlaps: overlaps to compare side by side, at the same seeds.
         out: folder to write to; None uses one below samples/.
-        formats: of 'mp4', 'gif', 'webp' and 'png'.
-        save_levels: write the video of every level too.
+        formats: any of 'mp4', 'gif', 'webp', 'png'.
+        save_levels: also write the video of every level.
         cache: see `Resources`.
         cache_gb: see `Resources`.
         batch: videos at a time; None: chosen from free memory.
         tile_batch: tiles in one pass of the network; None: chosen from free memory.
-        shard: whether several processes share the videos, or the tiles of each video.
+        shard: split 'videos', or the 'tiles' of each video, over processes.
         device: 'auto', 'cpu' or 'cuda'.
-        dry_run: count what it would take, and make nothing.
+        dry_run: compute the cost only.
 
     Raises:
         HpdmError: an option is out of range.

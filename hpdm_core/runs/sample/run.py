@@ -1,6 +1,6 @@
 """`hpdm sample`: generate videos from a checkpoint into a folder.
 
-The same command again makes the videos that are missing.
+Run again, the same command generates only missing videos.
 """
 
 import json
@@ -43,14 +43,14 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
     """Generate videos into a folder, or plan it.
 
     Args:
-        options: what is asked for.
+        options: of the command.
         progress: progress bar.
 
     Returns:
-        what was made and where, or with `dry_run` the figures that matter.
+        videos and their folder, or with `dry_run` the plan.
 
     Raises:
-        HpdmError: something stands against it.
+        HpdmError: it cannot be done, with the remedy.
         KeyboardInterrupt: interrupted; finished videos are kept.
     """
     compare, progress = check_overlaps(options.compare_overlaps), progress or NoProgress()
@@ -98,9 +98,9 @@ class SampleJob:
     """One process's part of `hpdm sample`.
 
     Args:
-        pipeline: what generates.
+        pipeline: the model.
         settings: solver and tiles.
-        options: how the work is split and what is written.
+        options: batch sizes, sharding and formats.
         compare: overlaps to put side by side, parsed.
         parallel: this process's rank and device.
         progress: progress bar.
@@ -114,7 +114,7 @@ class SampleJob:
     progress: Progress
 
     def run(self, requests: list[Request]) -> dict:
-        """Make what is missing and sum up."""
+        """Generate missing videos and return the summary."""
         began = time.monotonic()
         conditions = self.pipeline.conditions(requests, text_encoder=self.options.text_encoder)
         store = self._open_store()
@@ -162,7 +162,7 @@ class SampleJob:
             "steps": [solver.steps for solver in self.settings.solvers],
             "overlap": self.settings.overlap or "none",
         }
-        settings = json.loads(json.dumps(recorded))  # as a line of the list will hold it
+        settings = json.loads(json.dumps(recorded))  # as read back from JSON
         store = SampleStore(
             folder=self.options.out or free_folder(self.pipeline.recipe.name, settings),
             formats=self.options.formats,
@@ -174,7 +174,7 @@ class SampleJob:
         return store
 
     def _own_chunks(self, missing: list[Request], batch: int) -> Iterator[list[Request]]:
-        """Yield this process's batches: its share of the videos, or all where tiles are shared."""
+        """Yield this process's batches: its part of the videos, or all if tiles are sharded."""
         if self.options.shard == "videos":
             missing = missing[self.parallel.rank :: self.parallel.world_size]
         for start in range(0, len(missing), batch):

@@ -1,6 +1,6 @@
-"""What `hpdm train` looks at before it starts: recipe, data and disk; and what a run would take.
+"""Checks of `hpdm train` before it starts: recipe, data and disk; and the cost of a run.
 
-Each refusal says what to change.
+Each error names a remedy.
 """
 
 import logging
@@ -48,7 +48,7 @@ BYTES_PER_SAVED_PARAMETER = 16
 def plan_of_run(
     recipe: Recipe, out: Path, *, device: str, init_from: str | Path | None = None
 ) -> dict:
-    """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
+    """Return the cost of training a recipe: sizes, FLOPs, memory, and base weights."""
     notes, classes = [], None
     try:
         dataset = open_dataset(recipe.data.root, recipe.data.name)
@@ -115,12 +115,12 @@ def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
 
 
 def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
-    """Refuse to resume a run with a recipe that would train something else.
+    """Refuse to resume a run with a different recipe.
 
     Args:
         recipe: what the run is to be resumed with.
         saved: the recipe file of the run.
-        step: steps done.
+        step: steps completed.
 
     Raises:
         RecipeError: listing every field that differs.
@@ -148,7 +148,7 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
 
 
 def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
-    """Refuse a data set without a usable video; log where there are few.
+    """Refuse a data set without usable videos; log if there are few.
 
     Raises:
         DataError: all videos of the split are too short.
@@ -178,7 +178,7 @@ def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
 
 
 def check_processes(recipe: Recipe, world_size: int) -> None:
-    """Refuse a batch that cannot be shared out evenly.
+    """Refuse a batch size that the processes do not divide.
 
     Raises:
         RecipeError: the batch is not a whole multiple of the processes.
@@ -211,7 +211,7 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder on the way up that exists."""
+    """Return the nearest existing parent folder."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

@@ -1,4 +1,4 @@
-"""Preview videos during training, from the EMA weights, at the same seeds each time.
+"""Preview videos during training, from EMA weights, at fixed seeds.
 
 Axis legend: `b` videos, `c` channels, `t h w` video, `rows columns` places in the grid.
 """
@@ -34,25 +34,25 @@ def make_preview(
     parallel: Parallel,
     show: Callable[[int, np.ndarray], None],
 ) -> Callable[[int], None]:
-    """Return the function that draws the previews of a step.
+    """Return the function that generates the previews of a step.
 
-    All processes draw the same videos (under FSDP2 each needs the others' weights); the main one
+    All processes generate the same videos (FSDP2 gathers weights collectively); the main one
     writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their frames.
 
     Args:
         recipe: solver, number of videos, conditioning.
         network: holds the EMA weights whenever the function is called.
-        dataset: where classes and texts come from.
-        folder: where files go.
+        dataset: source of classes and captions.
+        folder: output folder.
         parallel: this process's rank and device.
-        show: given the step and the same picture, (h, w, 3) uint8.
+        show: called with the step and the contact sheet, (h, w, 3) uint8.
     """
 
     def preview(step: int) -> None:
         condition, captions = preview_conditions(recipe, dataset)
         pipeline = Pipeline(recipe=recipe, network=network, device=parallel.device)
-        # Sharded weights are gathered in each pass, so that all processes must make the same ones:
-        # batches and cache go by what all of them have free.
+        # Sharded weights are gathered in each pass, so all processes must make the same passes:
+        # batch and cache sizes depend on the smallest free memory of all.
         free = parallel.free_memory()
         limit = None if free is None else free / 2e9
         resources = Resources(free=free, cache="gpu", cache_gb=limit)
@@ -76,7 +76,7 @@ def make_preview(
 
 
 def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
-    """Return what the previews show and a line of text for each.
+    """Return the conditions of the previews and a caption for each.
 
     Classes in turn, captions from all over the training split, or nothing, by what the model is
     conditioned on.

@@ -1,6 +1,6 @@
-"""`hpdm train` and `hpdm finetune`: assemble the parts, check, train, sum up.
+"""`hpdm train` and `hpdm finetune`: build, check, train, summarise.
 
-The same command run again resumes from the newest intact checkpoint.
+Run again, the same command resumes from the newest intact checkpoint.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
 logger = logging.getLogger("hpdm.runs")
 
-INITIALISED = "initialised.json"  # what became of a base model's weights
+INITIALISED = "initialised.json"  # status of a base model's weights
 
 
 def run_train(
@@ -70,11 +70,11 @@ def run_train(
             'shipped' or hf://owner/name.
 
     Returns:
-        A summary of the run, or with `dry_run` the figures that matter.
+        A summary of the run, or with `dry_run` the plan.
 
     Raises:
-        HpdmError: something stands against it, with what to change.
-        KeyboardInterrupt: the run was interrupted and has saved what was done.
+        HpdmError: it cannot be done, with the remedy.
+        KeyboardInterrupt: the run was interrupted and has saved a checkpoint.
     """
     out = out or Path("runs") / recipe.name
     if dry_run:
@@ -89,7 +89,7 @@ def run_train(
         start = None
         if init_from is not None and list_checkpoints(out / "checkpoints"):
             logger.info("resuming %s: %s is not read again", out, init_from)
-        elif init_from is not None:  # looked at before the run's folder is made
+        elif init_from is not None:  # checked before the run's folder is created
             start = plan_warm_start(init_from, recipe, classes=dataset.classes)
         with _locked(out, parallel):
             run = Run(
@@ -117,7 +117,7 @@ class Run:
 
     Args:
         recipe: resolved, with the data set's number of classes.
-        dataset: what is trained on.
+        dataset: training data.
         out: the run's folder.
         parallel: this process's rank and device.
         progress: progress bar; silent on all processes but one.
@@ -130,7 +130,7 @@ class Run:
     progress: Progress
 
     def train(self, warm_start: WarmStart | None) -> dict:
-        """Assemble, resume or start from a base model, train; return the summary."""
+        """Build, resume or warm-start, train; return the summary."""
         begun = time.perf_counter()
         self._check_recipe()
         set_precision(self.recipe.train.precision, device=self.parallel.device)
@@ -177,7 +177,7 @@ class Run:
         return summary if taken is None else {**summary, "initialised": taken}
 
     def _take_over(self, warm_start: WarmStart, state: TrainState) -> dict:
-        """Load a base model into network and EMA; keep the table of weights in the run."""
+        """Load a base model into network and EMA; save the table of weights in the run."""
         warm_start.apply(state.network)
         state.ema.reset()
         for line in warm_start.lines():
@@ -234,7 +234,7 @@ class Run:
         )
 
     def _check_room(self) -> int:
-        """Refuse what memory or disk cannot hold, before anything is built.
+        """Refuse what does not fit into memory or on disk, before anything is built.
 
         Returns:
             rows per pass and device, the same in all processes.
@@ -268,7 +268,7 @@ class Run:
         )
 
     def _base(self, warm_start: WarmStart | None) -> dict[str, str]:
-        """Return the base model's name for weights' headers, also after an interruption."""
+        """Return the base model's name for weights' headers, also after a resume."""
         summary = self.out / INITIALISED
         if warm_start is not None:
             return {"base": warm_start.base.recipe.name}
@@ -301,7 +301,7 @@ class Run:
 
 
 def plan_from(recipe: Recipe) -> Plan:
-    """Turn a recipe into the loop's plan."""
+    """Build the loop's settings from a recipe."""
     settings = recipe.train
     return Plan(
         steps=settings.steps,
