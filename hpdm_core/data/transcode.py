@@ -214,7 +214,7 @@ def _fitted(
     for frame in frames:
         pixels = fit(frame.pixels, task.size)
         if pixels.shape[:2] != size:
-            detail = "its frames change their size on the way"
+            detail = "its frames change in size"
             raise UnusableVideo(task.source, "unreadable", detail)
         yield pixels
 

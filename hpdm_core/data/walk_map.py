@@ -189,7 +189,7 @@ def _lines(scene: Scene, cells: np.ndarray) -> list[str]:
             continue
         if front == WALL:  # the front side is the open one
             front, back, start, end = back, front, end, start
-        # A texture goes on over a whole wall between two pillars.
+        # A texture continues over a whole wall between two pillars.
         stretch = (row // scene.pitch) * 7 + (column // scene.pitch) * 3 + (row == back_row)
         if back == WALL:
             texture = scene.walls[stretch % len(scene.walls)]

@@ -53,7 +53,7 @@ def freeze_frames(video: Tensor, share: float) -> Tensor:
 def compress_h264(video: Tensor, crf: int) -> Tensor:
     """Encode as H.264 at a constant rate factor (18 is fine, 40 is poor) and decode again.
 
-    Odd sides are padded by one repeated row or column on the way, as 4:2:0 chroma needs even ones.
+    Odd sides are padded by one repeated row or column first, as 4:2:0 chroma needs even ones.
     """
     _, height, width, _ = video.shape
     frames = np.pad(video.numpy(), ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

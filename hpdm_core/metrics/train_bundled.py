@@ -1,10 +1,9 @@
 """Train the bundled detector: `python -m hpdm_core.metrics.train_bundled [--steps N] [--out FILE]`.
 
 It learns the shapes' classes from videos rendered during training, at many sizes and lengths, which
-are recoloured, moved, blurred, made noisy, compressed or put out of order on the way, so that it
-judges generated videos by shape and motion and not by how they were made. Three more outputs
-guess the noise, the blur and the disorder, which makes the features notice them; they are not
-part of the class score.
+are recoloured, moved, blurred, noised, compressed or shuffled in time, so that it classifies
+generated videos by shape and motion. Three more outputs predict the strength of noise, blur and
+shuffling, which makes the features sensitive to them; they are not part of the class score.
 
 Axis legend: `b` batch, `c` channels, `t h w` video.
 """

@@ -42,31 +42,31 @@ class Ema:
         self._network = network
         self._names = [name for name, _ in network.named_parameters()]
         self._weights = list(network.parameters())
-        self._averages = [w.detach().to(torch.float32, copy=True) for w in self._weights]
+        self._ema = [w.detach().to(torch.float32, copy=True) for w in self._weights]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update with the network's weights after update number `step` (from 1)."""
         share = 1 - ema_decay(step, half_life=self.half_life, ramp=self.ramp)
-        torch._foreach_lerp_(local_all(self._averages), local_all(self._weights), share)
+        torch._foreach_lerp_(local_all(self._ema), local_all(self._weights), share)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the EMA weights by parameter name, sharing memory with this object."""
-        return dict(zip(self._names, self._averages, strict=True))
+        return dict(zip(self._names, self._ema, strict=True))
 
     @torch.no_grad()
     def reset(self) -> None:
         """Reset to the network's current weights."""
-        torch._foreach_copy_(local_all(self._averages), local_all(self._weights))
+        torch._foreach_copy_(local_all(self._ema), local_all(self._weights))
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Context in which the network holds the EMA weights (previews)."""
-        weights, averages = local_all(self._weights), local_all(self._averages)
+        weights, ema = local_all(self._weights), local_all(self._ema)
         with torch.no_grad():
             own = [weight.clone() for weight in weights]
             reshard(self._network)
-            torch._foreach_copy_(weights, averages)
+            torch._foreach_copy_(weights, ema)
         try:
             yield
         finally:

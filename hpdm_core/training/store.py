@@ -129,9 +129,9 @@ class CheckpointStore:
         seconds = str(round(state.seconds))
         header = {**self.metadata, "step": str(state.step), "seconds": seconds}
         if self.parallel.mode == "fsdp":
-            averages = self._gathered(tensors["ema"])
+            ema = self._gathered(tensors["ema"])
             _write_sharded(partial / SHARDED, tensors)
-            tensors = {"ema": averages}
+            tensors = {"ema": ema}
         if self.parallel.is_main:
             for kind, file in _FILES.items():
                 if kind in tensors:
