@@ -29,11 +29,11 @@ quickstart: setup  ## make a data set, train a tiny model on it, generate videos
 	$(BIN)/hpdm sample --checkpoint runs/quickstart --overlap fhw --num 9 --out samples/quickstart
 	$(BIN)/hpdm sample --checkpoint shipped --overlap fhw --num 9 --out samples/shipped
 	@echo
-	@echo "Done. What was made, and where to look:"
+	@echo "Done. Output:"
 	@echo "  data/shapes           the data set: moving shapes with classes and captions"
 	@echo "  runs/quickstart       the run: metrics.jsonl, checkpoints, previews in samples/"
-	@echo "  samples/quickstart    videos of the model that you just trained for some minutes"
-	@echo "  samples/shipped       videos of the model that comes with the package"
+	@echo "  samples/quickstart    videos of the model trained just now"
+	@echo "  samples/shipped       videos of the model shipped with the package"
 	@echo "Loss curves: $(BIN)/tensorboard --logdir runs"
 
 test: setup  ## all tests but the slow ones

@@ -1,4 +1,4 @@
-"""Does starting from a base model pay? `python benchmarks/finetune_vs_scratch.py --json`.
+"""Does fine-tuning from a base model pay off? `python benchmarks/finetune_vs_scratch.py --json`.
 
 The paper trains its text-to-video models at low resolution first and gives the high-resolution
 pyramid only 15k steps, 3% of the base's (Sec. 5, Table 8). Here the same is measured on the
@@ -7,10 +7,10 @@ seeds:
 
     finetune       N steps of all levels, started from a base model
     scratch        N steps of all levels, started from random weights
-    scratch_longer as many steps of all levels as cost what base and fine-tuning cost together
+    scratch_longer steps of all levels for the FLOPs of base and fine-tuning together
 
-Every model is scored with the bundled detector against the training videos (docs/metrics.md): the
-lower the better; the scores are no FVD. Run again, it resumes where it stopped.
+Every model is scored with the bundled detector against the training videos (docs/metrics.md): lower
+is better; the scores are not FVD. Run again, it resumes where it stopped.
 """
 
 import argparse
@@ -36,12 +36,9 @@ class Lines:
     """Progress as a line per piece of work, on stderr."""
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
-        self.say(f"{description} ({total})")
+        print(f"{description} ({total})", file=sys.stderr, flush=True)
 
     def advance(self, amount: int = 1, **fields: str) -> None: ...
-
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     def stop(self) -> None: ...
 
@@ -76,7 +73,7 @@ def main() -> None:
     for seed in setting.seeds:
         for arm in ARMS:
             rows.append(_row(setting, arm, seed))
-            Lines().say(json.dumps(rows[-1]))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     result = {
         "setting": {**asdict(setting), "out": str(setting.out)},
         "rows": rows,

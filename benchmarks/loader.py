@@ -1,12 +1,12 @@
 """Speed of the loader: `python benchmarks/loader.py --json`.
 
-(a) clips a second on one core, against the decoder alone reading the same frames;
-(b) the clips a second that keep a GPU busy training a recipe, and the cores that takes;
+(a) clips per second on one core, against the decoder alone reading the same frames;
+(b) the clips per second that keep a GPU busy training a recipe, and the cores that takes;
 (c) what a training copy at the recipe's resolution (`hpdm prep --size`) gains over the original.
 
-Rounds of all contenders take turns on the same samples, and the fastest round of each counts, in
-seconds of processor time, so that other work on the machine disturbs the figures little. Videos
-are made on the spot (moving shapes), or come from a prepared data set (`--data`, `--name`).
+Rounds alternate over the same samples, and the fastest round of each counts, in seconds of
+processor time, to reduce the influence of other load. Videos
+are generated (moving shapes), or come from a prepared data set (`--data`, `--name`).
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Where a model's error lies: by level and noise, with finished and with noisy lower levels.
+"""Denoising error by level and noise level, with finished and with noisy lower levels.
 
     python benchmarks/noise_by_level.py --checkpoint shipped --data data/shapes --json
 
-Beside the errors stands the share of training draws below each noise level.
+Also reports the fraction of training draws below each noise level.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a model learns by what it predicts: the same recipe, one thing changed, equal steps or time.
+"""Comparison of parametrisations and other settings: one change to a recipe, equal steps or time.
 
     python benchmarks/parametrisation.py --json --steps 4000 --seeds 3
     python benchmarks/parametrisation.py --compare optimiser --minutes 10
@@ -6,8 +6,8 @@
 
 Trains `recipes/ablation_tiny.yaml` on moving shapes for each variant and seed, then measures the
 error by level and noise (lower levels finished), and of generated videos their flicker, pixel noise
-(HH) and seams at tile borders (`hpdm_core/metrics/quality.py`), beside those of real videos. A
-training that was done before, in the same --out, is not done again.
+(HH) and seams at tile borders (`hpdm_core/metrics/quality.py`), and those of real videos.
+Finished trainings in the same --out are reused.
 """
 
 import argparse

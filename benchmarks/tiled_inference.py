@@ -1,15 +1,15 @@
-"""Sampling with and without the cache, and how near it comes to the bare matrix products.
+"""Sampling with and without the activation cache, and its overhead over the matrix products.
 
 HPDM-L's proportions at a quarter of its widths: six blocks with loads 1/1/2/2/3/3, three levels,
 full overlap (1, 27 and 343 tiles). All runs happen in one process, on the same seeds, and are
-measured in processor time, which other work on the machine does not stretch. Reported:
+measured in processor time. Reported:
 
 - speedup: the time of the run without the cache over the time with it, end to end;
-  speedup_by_block_passes: what counting passes of blocks, the cache's own included, lets hope for;
+  speedup_by_block_passes: the speedup predicted from block passes, including the cache's own;
   max_abs_diff: between the videos of both runs.
 - speedup_with_features_alone: with a cache that holds the ancestors' features and no context.
-- where_cached, where_uncached: shares of the time.
-- overhead_over_matmul: one evaluation of the last level, tiles, averages and all, over the bare
+- where_cached, where_uncached: fractions of the time.
+- overhead_over_matmul: one evaluation of the last level, including tiling and averaging, over the
   linear layers and attention products of its blocks on the same shapes, less one.
 
     python benchmarks/tiled_inference.py --json [--threads 2] [--steps 8,4,2] [--width 256]

@@ -1,4 +1,4 @@
-"""`hpdm ablate`: a table of the paper by one command."""
+"""`hpdm ablate`: reproduce a table of the paper."""
 
 from enum import Enum
 from typing import Annotated
@@ -17,7 +17,7 @@ EXAMPLES = examples(
 
 
 class Scale(str, Enum):
-    """How large a table's rows are run."""
+    """Model and data size of a table's rows."""
 
     paper = "paper"
     tiny = "tiny"
@@ -33,7 +33,10 @@ def command(
     ],
     scale: Annotated[
         Scale,
-        typer.Option("--scale", help="The paper's own size, an hour on two cores, or seconds."),
+        typer.Option(
+            "--scale",
+            help="paper: the paper's sizes; tiny: about an hour on two cores; smoke: seconds.",
+        ),
     ] = Scale.tiny,
     rows: Annotated[
         str | None,
@@ -49,7 +52,7 @@ def command(
 ) -> None:
     """Run a table of the paper and show it beside the paper's figures.
 
-    Rows are run one after the other; the same command again resumes where it stopped. Writes
+    Rows run one after the other; run again, the same command resumes. Writes
     rows.jsonl, table.md, table.tex and report.html to results/TABLE-SCALE, or below --out.
     """
     with session(as_json=json) as current:

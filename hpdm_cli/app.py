@@ -23,12 +23,12 @@ app = typer.Typer(
     name="hpdm",
     help="Hierarchical Patch Diffusion Models: train them on videos, generate videos, score them.",
     epilog=examples(
-        "hpdm sample --overlap fhw       # videos of the model that comes with hpdm",
-        "hpdm prep shapes ./data         # a data set, made on the spot",
-        "hpdm train quickstart           # some minutes on two cores",
+        "hpdm sample --overlap fhw       # videos from the model shipped with hpdm",
+        "hpdm prep shapes ./data         # a generated data set",
+        "hpdm train quickstart           # a few minutes on two cores",
         title="First steps",
     )
-    + "\n\nExit codes: 0 done; 2 a mistake in what was asked; 1 a bug in hpdm; 130 interrupted, "
+    + "\n\nExit codes: 0 success; 2 usage or input error; 1 a bug in hpdm; 130 interrupted, "
     "run the same command again to resume.",
     no_args_is_help=True,
     add_completion=False,
@@ -61,5 +61,5 @@ def _root(
 
 
 def main() -> None:
-    """Run the program; what `hpdm` and `python -m hpdm_cli` call."""
+    """Run the program; entry point of `hpdm` and `python -m hpdm_cli`."""
     app(prog_name="hpdm")

@@ -1,10 +1,11 @@
-"""What a command shows: results on stdout, progress and errors on stderr, and the exit code.
+"""Output of a command: results on stdout, progress, messages and errors on stderr; its exit code.
 
-Exit codes: 0 done, 2 the user's mistake (one message), 1 a bug (traceback), 130 interrupted.
+Exit codes: 0 success, 2 a user error (one message), 1 a bug (traceback), 130 interrupted.
 """
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,15 +16,15 @@ from types import FrameType
 
 import typer
 
-from hpdm_cli.progress import TerminalProgress
+from hpdm_cli.progress import LogLines, TerminalProgress
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
 
 _MISTAKE, _BUG, _INTERRUPTED = 2, 1, 130
-_ROOM = "what was finished is kept: make room and run the same command again"
-_RIGHTS = "give another path, or the right to use this one"
-# What a file system refuses whatever the program does. ENOENT is not among them: a missing file
-# that no check has named is a bug.
+_ROOM = "what was finished is kept: free space and run the same command again"
+_RIGHTS = "give another path, or check the permissions of this one"
+# File system errors that are not bugs. ENOENT is not among them: a missing file that no check has
+# reported is one.
 _REFUSALS = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -42,8 +43,8 @@ class Session:
     """One run of a command.
 
     Args:
-        progress: to be handed to the `run_*` function.
-        result: what that function returned; printed when the command ends.
+        progress: for the `run_*` function.
+        result: returned by that function; printed when the command ends.
         title: heading of the printed tables.
     """
 
@@ -52,7 +53,7 @@ class Session:
     title: str = ""
 
     def show(self, result: dict, *, title: str) -> None:
-        """Keep the result for the end of the command."""
+        """Keep the result until the command ends."""
         self.result, self.title = result, title
 
 
@@ -61,14 +62,15 @@ def session(*, as_json: bool) -> Iterator[Session]:
     """Run a command's body; print its result or its error, and set the exit code.
 
     Args:
-        as_json: print the result as one JSON object, and keep stdout free of all else.
+        as_json: print the result as one JSON object and nothing else on stdout.
     """
     rank = process_rank()
-    current = Session(progress=TerminalProgress() if rank == 0 else NoProgress())
+    terminal = TerminalProgress()
+    current = Session(progress=terminal if rank == 0 else NoProgress())
     previous = signal.signal(signal.SIGTERM, _interrupt)
     failure: dict | None = None
     try:
-        with _stdout_sent_to_stderr(as_json):
+        with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json):
             try:
                 yield current
             finally:
@@ -113,19 +115,35 @@ def _failure(kind: str, message: str, code: int) -> dict:
 
 
 def _refusal(error: Exception) -> str | None:
-    """Return what to say of a file system's refusal; None for all other errors."""
+    """Return the message for a file system error; None for all other errors."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
     remedy = _REFUSALS[error.errno]
     if error.filename is not None:
         return f"cannot use {error.filename}; got {error.strerror!r}; {remedy}"
-    # Without a file's name it may be a socket's error; a full disk is one all the same.
+    # Without a file name it may be a socket's error, unless the disk is full.
     return f"got {error.strerror!r}; {remedy}" if remedy is _ROOM else None
 
 
 def _complain(text: str, rank: int) -> None:
-    # Plain text: a message may hold brackets, and a path must not be broken over lines.
+    # Plain text: a message may contain brackets, and paths must not be wrapped.
     print(text if rank == 0 else f"process {rank}: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _logs_shown(terminal: TerminalProgress, rank: int) -> Iterator[None]:
+    """Write the library's log messages to stderr; of several processes the first alone."""
+    logger, handler = logging.getLogger("hpdm"), LogLines(terminal)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    logger.propagate = False  # a handler of the root logger would write them twice
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -134,7 +152,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _stdout_sent_to_stderr(wanted: bool) -> Iterator[None]:
-    """Send whatever libraries and child processes print to stderr, so that stdout is JSON alone."""
+    """Redirect output of libraries and child processes to stderr, so that stdout is pure JSON."""
     if not wanted:
         yield
         return

@@ -32,7 +32,7 @@ def command(
         typer.Option(
             "--samples",
             metavar="DIR",
-            help="Score these videos: a folder of them, or of hpdm sample.",
+            help="Score these videos: a folder of videos, or one written by hpdm sample.",
             show_default=False,
         ),
     ] = None,
@@ -54,14 +54,14 @@ def command(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option("--metrics", metavar="LIST", help="Of fvd and is.")
+        str, typer.Option("--metrics", metavar="LIST", help="Any of fvd, is.")
     ] = "fvd",
     detector: Annotated[
         str,
         typer.Option(
             "--detector",
             metavar="i3d, bundled or FILE",
-            help="What looks at the videos; scores of 'bundled' are not FVD and never called so.",
+            help="Feature extractor; scores of 'bundled' are not FVD and are named differently.",
         ),
     ] = "i3d",
     num_fakes: Annotated[
@@ -78,12 +78,13 @@ def command(
     ] = None,
     out: Out = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Videos at a time.", show_default="by memory")
+        int | None,
+        typer.Option("--batch", help="Videos per batch.", show_default="from free memory"),
     ] = None,
     device: DeviceOption = Device.auto,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
     force: Annotated[
-        bool, typer.Option("--force", help="Score even fewer than 256 videos; the bias is printed.")
+        bool, typer.Option("--force", help="Also score fewer than 256 videos; the bias is printed.")
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -91,7 +92,7 @@ def command(
     """Score generated videos against real ones.
 
     Takes --checkpoint or --samples, and prints each figure with its protocol.
-    Features are kept: a second protocol costs seconds.
+    Features are cached: a second protocol takes seconds.
     """
     with session(as_json=json) as current:
         from hpdm_core.runs.evaluate.run import run_eval_fvd

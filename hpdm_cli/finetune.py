@@ -33,7 +33,7 @@ def command(
             "--from",
             metavar="CHECKPOINT",
             help="Run folder, checkpoint folder, weights file or hf://owner/name to start from; "
-            "'shipped' is the model that comes with hpdm.",
+            "'shipped' is the model in the package.",
             show_default=False,
         ),
     ],
@@ -46,10 +46,10 @@ def command(
 ) -> None:
     """Train a recipe from the weights of a base model.
 
-    The base may have fewer levels, another patch or another kind of condition.
-    Reports which weights were loaded, which the base is missing (they start anew), and which of
-    its weights were unexpected (not used).
-    The same command again resumes where it stopped.
+    The base may have fewer levels, another patch size or another kind of conditioning.
+    Reports which weights were loaded, which are missing in the base (newly initialised), and which
+    of its weights were unexpected (not used).
+    Run again, the same command resumes.
     """
     with session(as_json=json) as current:
         resolved = read_recipe(recipe, overrides, seed=seed)

@@ -1,4 +1,4 @@
-"""Options that commands share, each with one spelling and one explanation."""
+"""Command-line options shared by several commands."""
 
 import re
 from enum import Enum
@@ -25,7 +25,7 @@ RecipeRef = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="Path of a recipe (recipes/hpdm_m.yaml), or the bare name of a shipped one (hpdm_m).",
+        help="Path of a recipe (recipes/hpdm_m.yaml), or the name of a shipped one (hpdm_m).",
         show_default=False,
     ),
 ]
@@ -33,22 +33,22 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Change fields of the recipe: optim.lr=1e-3 data.root=/big sampling.steps=[64,32,16].",
+        help="Override recipe fields: optim.lr=1e-3 data.root=/big sampling.steps=[64,32,16].",
         show_default=False,
     ),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to compute; auto takes CUDA where it is there.")
+    Device, typer.Option("--device", help="Where to compute; auto uses CUDA if available.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done, with its figures, and do nothing."),
+    typer.Option("--dry-run", help="Print the plan and its cost, and do nothing."),
 ]
 Json = Annotated[
     bool,
     typer.Option(
         "--json",
-        help='Print one JSON object, nothing else, on stdout; after a mistake {"error": ...}.',
+        help='Print one JSON object on stdout and nothing else; on failure {"error": ...}.',
     ),
 ]
 Out = Annotated[
@@ -66,17 +66,17 @@ def read_recipe(ref: str, overrides: list[str] | None, *, seed: int | None = Non
 
 
 def examples(*lines: str, title: str = "Examples") -> str:
-    """Return an epilog that is not wrapped: one command per line, ready to be copied."""
+    """Return an epilog that is not wrapped: one command per line, ready to copy."""
     return "\b\n" + "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
 
 
 def words(text: str | None) -> list[str]:
-    """Split `fvd,is` into its words."""
+    """Split a comma-separated list: `fvd,is`."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def height_width(text: str | None, *, option: str) -> tuple[int, int] | None:
-    """Read `288x512`, or `128` for a square; None where nothing was given."""
+    """Read `288x512`, or `128` for a square; None if not given."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
@@ -88,7 +88,7 @@ def height_width(text: str | None, *, option: str) -> tuple[int, int] | None:
 
 
 def whole_numbers(text: str | None, *, option: str) -> tuple[int, ...] | None:
-    """Split `128,64,32` into numbers, None where nothing was given."""
+    """Split `128,64,32` into numbers, None if not given."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`hpdm prep`: make data sets ready for training."""
+"""`hpdm prep`: prepare data sets for training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,9 @@ from hpdm_cli.console import session
 from hpdm_cli.options import Device, DeviceOption, DryRun, Json, examples, height_width
 
 app = typer.Typer(
-    help="Make data sets ready for training.\n\nWrites canonical videos and a manifest to "
-    "DATA/NAME; what cannot be used is listed with its reason in rejected.jsonl. Run again, "
-    "finished videos are skipped.",
+    help="Prepare data sets for training.\n\nWrites canonical videos and a manifest to "
+    "DATA/NAME; unusable files are listed with the reason in rejected.jsonl. Run again, finished "
+    "videos are skipped.",
     no_args_is_help=True,
 )
 
@@ -50,14 +50,14 @@ def shapes(
     num: Annotated[int, typer.Option("--num", help="Number of videos.")] = 2000,
     size: Annotated[int, typer.Option("--size", help="Height and width in pixels.")] = 64,
     frames: Annotated[int, typer.Option("--frames", help="Frames per video.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other videos.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make the built-in data set of moving shapes.
+    """Generate the built-in data set of moving shapes.
 
-    It has classes for shape and motion, and captions.
+    Classes are shape and motion; every video has a caption.
     """
     with session(as_json=json) as current:
         from hpdm_core.runs.prep import run_prep_shapes
@@ -98,7 +98,7 @@ def vizdoom(
             show_default="all twelve",
         ),
     ] = "",
-    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other walks.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -139,13 +139,13 @@ def ucf101(
         str | None,
         typer.Option(
             "--source",
-            help="Extracted folder, .zip, .rar or .tar archive, or URL; left out: download it.",
+            help="Extracted folder, .zip, .rar or .tar archive, or URL; default: download it.",
             show_default=False,
         ),
     ] = None,
     name: Name = "ucf101",
     fold: Annotated[
-        int, typer.Option("--fold", help="Which of the three official splits, 1 to 3.")
+        int, typer.Option("--fold", help="Official split, 1 to 3.")
     ] = 1,
     min_frames: MinFrames = 16,
     size: Size = None,
@@ -153,9 +153,9 @@ def ucf101(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Download UCF-101, or take your copy.
+    """Download UCF-101, or use your copy.
 
-    Its classes and official splits go into the manifest.
+    The manifest has its classes and official splits.
     """
     with session(as_json=json) as current:
         shrunk = height_width(size, option="--size")
@@ -184,7 +184,7 @@ def folder(
     root: Root,
     source: Annotated[
         Path,
-        typer.Option("--source", help="Folder of videos, nested as you like.", show_default=False),
+        typer.Option("--source", help="Folder of videos, at any depth.", show_default=False),
     ],
     name: Annotated[
         str | None,
@@ -196,7 +196,7 @@ def folder(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Take any folder of videos.
+    """Prepare any folder of videos.
 
     Its sub-folders are the classes.
     """
@@ -229,7 +229,7 @@ def captions(
         Path,
         typer.Option(
             "--source",
-            help="JSON lines or CSV with a file and a caption per line; paths relative to it.",
+            help="JSON lines or CSV with a file and a caption per line; paths are relative to it.",
             show_default=False,
         ),
     ],
@@ -238,7 +238,7 @@ def captions(
         typer.Option(
             "--text-encoder",
             metavar="NAME or PATH",
-            help="Text encoder that transformers can load; left out: captions without embeddings.",
+            help="Text encoder that transformers can load; default: captions without embeddings.",
             show_default=False,
         ),
     ] = None,
@@ -250,7 +250,7 @@ def captions(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Take videos and images with captions.
+    """Prepare videos and images with captions.
 
     Text embeddings are computed once and stored.
     """

@@ -1,5 +1,6 @@
-"""Progress on stderr: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+"""Progress and log messages on stderr: a bar with rate and ETA on a terminal, else plain lines."""
 
+import logging
 import sys
 import time
 from collections import deque
@@ -24,7 +25,7 @@ class Rate:
         self._marks: deque[tuple[float, int]] = deque([(now, done)])
 
     def update(self, now: float, done: int) -> float | None:
-        """Note that `done` units are done; return units per second, None where not yet known."""
+        """Record that `done` units are done; return units per second, None if not yet known."""
         self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW_SECONDS:
             self._marks.popleft()
@@ -33,7 +34,7 @@ class Rate:
 
 
 class TerminalProgress:
-    """Shows how far the work is; see hpdm_core.progress.Progress for the calls."""
+    """Shows a progress bar; see hpdm_core.progress.Progress for the calls."""
 
     def __init__(self, *, clock=time.monotonic) -> None:
         self._clock = clock
@@ -64,7 +65,8 @@ class TerminalProgress:
             self._next_line = now + _LINE_SECONDS
             self._write_line()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Write one line, above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -96,13 +98,28 @@ class TerminalProgress:
         return "  ".join(parts)
 
 
+class LogLines(logging.Handler):
+    """Writes log messages to stderr as plain lines, above the bar.
+
+    Args:
+        progress: whose bar it is.
+    """
+
+    def __init__(self, progress: TerminalProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.write(self.format(record))
+
+
 def rate_text(per_second: float) -> str:
-    """Write a rate so that it has three figures: 12.3/s, or 4.56 s each where it is slow."""
+    """Format a rate with three digits: 12.3/s, or 4.56 s each if it is slow."""
     return f"{per_second:.3g}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration as 0:07, 12:34 or 1:02:03."""
+    """Format a duration as 0:07, 12:34 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

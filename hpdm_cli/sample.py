@@ -35,7 +35,7 @@ EXAMPLES = examples(
 
 
 class Cache(str, Enum):
-    """Where a level's unchanging activations are kept."""
+    """Where the activation cache is kept."""
 
     auto = "auto"
     gpu = "gpu"
@@ -44,7 +44,7 @@ class Cache(str, Enum):
 
 
 class Shard(str, Enum):
-    """What several processes share."""
+    """What is split over processes."""
 
     videos = "videos"
     tiles = "tiles"
@@ -58,7 +58,7 @@ def command(
             "--checkpoint",
             metavar="CHECKPOINT",
             help="Run folder, checkpoint folder, weights file, or hf://owner/name on the Hugging "
-            "Face Hub; 'shipped' is the model that comes with hpdm.",
+            "Face Hub; 'shipped' is the model in the package.",
             show_default="the newest run under runs/, else shipped",
         ),
     ] = None,
@@ -67,7 +67,7 @@ def command(
         typer.Option(
             "--recipe",
             metavar="RECIPE",
-            help="With --dry-run, instead of a checkpoint: plan for a recipe that is not trained.",
+            help="With --dry-run, in place of a checkpoint: plan for an untrained recipe.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +76,7 @@ def command(
         typer.Option(
             "--num",
             help="Number of videos.",
-            show_default="one for each class or prompt that is asked for, else 8",
+            show_default="one per requested class or prompt, else 8",
         ),
     ] = None,
     classes: Annotated[
@@ -84,7 +84,7 @@ def command(
         typer.Option(
             "--class",
             metavar="NAME or INDEX",
-            help="Class to generate; may stand several times. Left out: all in turn.",
+            help="Class to generate; repeatable. Default: all in turn.",
             show_default=False,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def command(
         typer.Option(
             "--prompt",
             metavar="TEXT",
-            help="What to show; may stand several times.",
+            help="Text prompt; repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -101,7 +101,7 @@ def command(
         Path | None,
         typer.Option(
             "--prompt-file",
-            help="Text file with a prompt per line.",
+            help="Text file with one prompt per line.",
             show_default=False,
         ),
     ] = None,
@@ -114,7 +114,7 @@ def command(
         typer.Option(
             "--overlap",
             metavar="AXES",
-            help="Axes on which tiles overlap by half: none, f, h, w, fh, fw, hw or fhw.",
+            help="Axes along which tiles overlap by half: none, f, h, w, fh, fw, hw or fhw.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -123,7 +123,7 @@ def command(
         typer.Option(
             "--steps",
             metavar="N,N,...",
-            help="Solver steps of each level, coarsest first: 128,64,32.",
+            help="Solver steps per level, coarsest first: 128,64,32.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -131,7 +131,7 @@ def command(
         float | None,
         typer.Option(
             "--guidance",
-            help="Classifier-free guidance; 1 is off.",
+            help="Classifier-free guidance scale; 1 disables it.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -141,7 +141,7 @@ def command(
             "--text-encoder",
             metavar="NAME or PATH",
             help="Text encoder for prompts.",
-            show_default="the one of the training data",
+            show_default="the training data's",
         ),
     ] = None,
     compare_overlaps: Annotated[
@@ -149,53 +149,53 @@ def command(
         typer.Option(
             "--compare-overlaps",
             metavar="AXES,AXES,...",
-            help="Put these overlaps of the same seeds side by side: none,hw,fhw.",
+            help="Compare these overlaps side by side, at the same seeds: none,hw,fhw.",
             show_default=False,
         ),
     ] = None,
     out: Out = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Of mp4, gif, webp and png.")
+        str, typer.Option("--format", metavar="LIST", help="Any of mp4, gif, webp, png.")
     ] = "mp4",
     save_levels: Annotated[
-        bool, typer.Option("--save-levels", help="Write the video of every level too.")
+        bool, typer.Option("--save-levels", help="Also write the video of every level.")
     ] = False,
     cache: Annotated[
         Cache,
         typer.Option(
             "--cache",
-            help="Where to keep what does not change over the steps.",
+            help="Where to keep the activation cache (exact; results do not change).",
         ),
     ] = Cache.auto,
     cache_gb: Annotated[
         float | None,
         typer.Option(
             "--cache-gb",
-            help="Largest size of that cache in GB.",
-            show_default="by free memory",
+            help="Maximum size of the activation cache in GB.",
+            show_default="from free memory",
         ),
     ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
             "--batch",
-            help="Videos at a time.",
-            show_default="by free memory",
+            help="Videos per batch.",
+            show_default="from free memory",
         ),
     ] = None,
     tile_batch: Annotated[
         int | None,
         typer.Option(
             "--tile-batch",
-            help="Tiles per pass.",
-            show_default="by free memory",
+            help="Tiles per forward pass.",
+            show_default="from free memory",
         ),
     ] = None,
     shard: Annotated[
         Shard,
         typer.Option(
             "--shard",
-            help="Under torchrun: spread the videos, or the tiles of each video.",
+            help="Under torchrun: split the videos, or the tiles of each video, over processes.",
         ),
     ] = Shard.videos,
     device: DeviceOption = Device.auto,
@@ -205,7 +205,7 @@ def command(
     """Generate videos from a checkpoint.
 
     Writes a file per video, a contact sheet, and samples.jsonl with every setting.
-    The same command again resumes with the videos that are missing.
+    Run again, the same command generates only the missing videos.
     """
     with session(as_json=json) as current:
         plan = _planned_recipe(recipe, overrides)
@@ -247,7 +247,7 @@ def _planned_recipe(recipe: str | None, overrides: list[str] | None) -> "Recipe 
     if overrides:
         raise HpdmError(
             f"'{overrides[0]}' changes a recipe, but no recipe is given",
-            remedy="use --recipe RECIPE with --dry-run; a checkpoint brings its own recipe, "
+            remedy="use --recipe RECIPE with --dry-run; a checkpoint carries its own recipe, "
             "and sampling has options such as --steps",
         )
     return None

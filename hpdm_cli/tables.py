@@ -40,7 +40,7 @@ def _split(result: dict, prefix: str = "") -> tuple[dict[str, str], dict[str, li
 
 
 def text_of(value: object) -> str:
-    """Write a value for people: 1,234,567; 0.0123; yes; 16 x 64 x 64 stays a list."""
+    """Format a value for display: 1,234,567; 0.0123; yes; 16 x 64 x 64 stays a list."""
     if value is None:
         return "-"
     if isinstance(value, bool):

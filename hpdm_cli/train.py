@@ -40,9 +40,9 @@ def command(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train a recipe from scratch. The same command again resumes where it stopped.
+    """Train a recipe from scratch. Run again, the same command resumes.
 
-    Writes to runs/RECIPE's name unless --out says otherwise.
+    Writes to runs/NAME, after the recipe's name, unless --out is given.
     """
     with session(as_json=json) as current:
         resolved = read_recipe(recipe, overrides, seed=seed)

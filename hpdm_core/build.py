@@ -26,10 +26,10 @@ from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.muon import Muon, muon_groups
 
-# Tokens of a prompt that arithmetic is counted with; prompts are padded to no fixed length.
+# Prompt tokens assumed in FLOP counts; prompts are not padded to a fixed length.
 COUNTED_TEXT_TOKENS = 77
 FLOAT_BYTES = 4
-# Under bf16 autocast, what layers keep is half as large; norms and residuals stay in float32.
+# Under bf16 autocast, layers' activations are half as large; norms and residuals stay in float32.
 BF16_SHARE = 0.6
 
 
@@ -67,7 +67,7 @@ def build_diffusion(recipe: Recipe) -> PatchDiffusion:
 
 
 def build_preconditioning(recipe: Recipe) -> tuple[Preconditioning, ...]:
-    """Build what the network predicts on each level of a recipe."""
+    """Build the preconditioning of each level of a recipe."""
     diffusion = recipe.diffusion
     return tuple(
         Preconditioning(
@@ -81,7 +81,7 @@ def build_preconditioning(recipe: Recipe) -> tuple[Preconditioning, ...]:
 
 
 def build_denoiser(recipe: Recipe, network: HPDM) -> LevelDenoiser:
-    """Build the denoiser of a recipe around a network of it."""
+    """Build a recipe's denoiser around its network."""
     return LevelDenoiser(network=network, preconditioning=build_preconditioning(recipe))
 
 
@@ -118,14 +118,14 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> PatchLoader:
-    """Open the loader of one process's share of each batch.
+    """Build the loader of one process's part of each batch.
 
     Args:
-        recipe: what clips and patches are like.
-        dataset: where they come from.
+        recipe: sizes of clips and patches.
+        dataset: prepared data set.
         batch_size: videos per step over all processes.
         workers: decoding processes.
-        rank, world_size: which share of each batch.
+        rank, world_size: which part of each batch.
     """
     data = recipe.data
     return PatchLoader(
@@ -165,7 +165,7 @@ def build_sampling(recipe: Recipe) -> SamplingSettings:
 
 
 def blocks_per_level(recipe: Recipe) -> tuple[int, ...]:
-    """Return how many blocks run on a patch of each level: its cost in one evaluation."""
+    """Return how many blocks run on a patch of each level: its cost in one forward pass."""
     loads = recipe.model.levels_per_block
     return tuple(block_passes(loads, level) for level in range(len(recipe.pyramid.levels)))
 
@@ -187,14 +187,14 @@ def tile_bytes(recipe: Recipe) -> int:
 
 
 def _meta_network(recipe: Recipe) -> HPDM:
-    """Build a network to count on; one class stands for a number that the data will tell."""
+    """Build a network for counting; one class stands in for a number that depends on the data."""
     model = recipe.model.model_copy(update={"num_classes": recipe.model.num_classes or 1})
     with torch.device("meta"):
         return build_network(recipe.model_copy(update={"model": model}))
 
 
 def describe(recipe: Recipe) -> dict:
-    """Count a recipe's parameters, tokens and arithmetic on the meta device.
+    """Count a recipe's parameters, tokens and FLOPs on the meta device.
 
     Returns:
         {"parameters": {"total", and one per part}, "levels": [{"resolution", "patch", "tokens",
@@ -206,7 +206,7 @@ def describe(recipe: Recipe) -> dict:
     with torch.device("meta"):
         network = build_network(recipe)
     tokens = math.prod(network.grid)
-    # The backward pass makes two products of each of the forward pass.
+    # The backward pass has two matrix products for each of the forward pass.
     passes = 1 + 2 + (1 if recipe.model.self_conditioning > 0 else 0)
     levels = []
     for level, resolution in enumerate(pyramid.levels):

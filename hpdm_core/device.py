@@ -1,4 +1,4 @@
-"""The device that computes: which one, in what precision, and how much memory it has free."""
+"""The compute device: choice, precision and free memory."""
 
 import platform
 from contextlib import AbstractContextManager
@@ -49,14 +49,14 @@ def set_precision(precision: Precision, *, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, *, device: torch.device) -> AbstractContextManager[None]:
-    """Context that computes in bfloat16 where asked; weights and gradients stay float32."""
+    """Context for bfloat16 autocast if requested; weights and gradients stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device; None where that cannot be told.
+    """Return the free bytes of a device; None if unknown.
 
-    On CUDA what other processes leave, and what this one's allocator holds unused. On a CPU what
+    On CUDA: free memory, and what this process's allocator holds unused. On a CPU: what
     the kernel calls available, within the limits of the process's control groups.
     """
     if device.type == "cuda":

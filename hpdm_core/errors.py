@@ -1,13 +1,13 @@
-"""Errors that a user can mend. The command line prints them as one message and exits with 2."""
+"""Errors that a user can fix. The command line prints one message and exits with code 2."""
 
 
 class HpdmError(Exception):
-    """A user's mistake, said as: what, got, expected, remedy.
+    """A user error: what, got, expected, remedy.
 
     Args:
         what: what went wrong, naming the file, field or argument.
         got: the value that was found.
-        expected: what would have been right.
+        expected: a valid value.
         remedy: what the user can do about it.
     """
 

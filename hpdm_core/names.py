@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 
 LONGEST_NAME = 200
-# Control characters (NUL and line breaks too), halves of characters, and Unicode's line ends.
+# Control characters (including NUL and line breaks), lone surrogates, and Unicode's line ends.
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -12,7 +12,7 @@ def plain_name(name: str) -> str:
     """Return `name` if it is one component of a path that can be used on any file system.
 
     Raises:
-        ValueError: it is empty, leads elsewhere, cannot be printed, or is too long.
+        ValueError: it is empty, has a slash, is not printable, or is too long.
     """
     if not name.strip() or name in (".", ".."):
         problem = "names no folder"
@@ -29,22 +29,22 @@ def plain_name(name: str) -> str:
 
 
 def has_unprintable(text: str) -> bool:
-    """Say whether a text holds control characters, line ends or halves of characters."""
+    """Return whether a text holds control characters, line ends or lone surrogates."""
     return any(unicodedata.category(c) in _UNPRINTABLE for c in text)
 
 
 def is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8: JSON and YAML may spell out half a character."""
+    """Return whether a text can be encoded as UTF-8: JSON and YAML may hold lone surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def as_unicode(text: str) -> str:
-    r"""Return a text with bytes that are not UTF-8 and halves of characters written as \udcff."""
+    r"""Return a text with bytes that are not UTF-8 and lone surrogates written as \udcff."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def short_name(name: str, *, limit: int = LONGEST_NAME) -> str:
-    """Return a file's name, its end replaced by a hash where it is longer than `limit` bytes."""
+    """Return a file's name, its end replaced by a hash if it is longer than `limit` bytes."""
     data = name.encode("utf-8", "surrogatepass")
     if len(data) <= limit:
         return name

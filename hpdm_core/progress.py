@@ -1,8 +1,9 @@
-"""How long work is reported: what the core calls, whoever shows it. Needs no torch."""
+"""Progress of long work: what the core calls, whoever shows it. Needs no torch.
 
-import logging
+Messages go through `logging`, to loggers below "hpdm".
+"""
+
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -10,28 +11,28 @@ if TYPE_CHECKING:
 
 
 def process_rank() -> int:
-    """Return this process's number among those that torchrun started, 0 where it stands alone.
+    """Return this process's rank under torchrun, 0 for a single process.
 
-    The process with number 0 alone talks to the user and writes files.
+    Only the process of rank 0 writes to the terminal and to files.
     """
     return int(os.environ.get("RANK", "0"))
 
 
 class Progress(Protocol):
-    """Told how far a piece of work is; the command line draws bars or plain lines from it."""
+    """A progress bar; the command line draws bars or plain lines from it."""
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
-        """Begin a piece of work; a piece that is still open ends.
+        """Start a bar; one that is still open ends.
 
         Args:
-            description: what is done, in a few words.
-            total: number of units, or None where it is not known.
-            done: how many were done before; they count for the bar, not for the rate.
+            description: short description.
+            total: number of units, or None if unknown.
+            done: units done before; they count for the bar, not for the rate.
         """
         ...
 
     def advance(self, amount: int = 1, **fields: str) -> None:
-        """Say that `amount` more units are done.
+        """Report `amount` more units as done.
 
         Args:
             amount: number of units.
@@ -40,12 +41,8 @@ class Progress(Protocol):
         """
         ...
 
-    def say(self, text: str) -> None:
-        """Tell the user one line, above the bar."""
-        ...
-
     def stop(self) -> None:
-        """End the piece of work; more may be started."""
+        """End the bar; another may be started."""
         ...
 
 
@@ -56,13 +53,11 @@ class NoProgress:
 
     def advance(self, amount: int = 1, **fields: str) -> None: ...
 
-    def say(self, text: str) -> None: ...
-
     def stop(self) -> None: ...
 
 
 class TqdmProgress:
-    """A tqdm bar, in a notebook the notebook's own: what library calls show by default."""
+    """A tqdm bar (a notebook's own in notebooks): the default of library calls."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -80,32 +75,7 @@ class TqdmProgress:
             self._bar.set_postfix(self._fields, refresh=False)
             self._bar.update(amount)
 
-    def say(self, text: str) -> None:
-        logging.getLogger("hpdm").info(text)
-
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._fields = None, {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Silent:
-    """Shows another's bar and says nothing: the caller tells what there is to say in its own way.
-
-    Args:
-        progress: the one whose bar it is.
-    """
-
-    progress: Progress
-
-    def start(self, description: str, total: int | None, done: int = 0) -> None:
-        self.progress.start(description, total, done)
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        self.progress.advance(amount, **fields)
-
-    def say(self, text: str) -> None: ...
-
-    def stop(self) -> None:
-        self.progress.stop()

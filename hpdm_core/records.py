@@ -1,4 +1,4 @@
-"""What flows between the parts: conditions, batches of patch pyramids, and the seams as protocols.
+"""Data passed between parts: conditions, batches of patch pyramids, and interfaces as protocols.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens,
 `m` latents, `d` width.
@@ -18,12 +18,12 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What a video shall show: a class, a text, or nothing.
+    """What generation is conditioned on: a class, a text, or nothing.
 
     Args:
         labels: (b,) int64 class indices, `NO_CLASS` for none; None for models without classes.
         text: (b, n, d) token embeddings; None for models without text.
-        text_mask: (b, n) bool, True where a token counts; a row without any is 'no text'.
+        text_mask: (b, n) bool, True for valid tokens; a row without any is 'no text'.
     """
 
     labels: Tensor | None = None
@@ -74,7 +74,7 @@ class PatchBatch:
         patches: per level (b, c, t, h, w) float32 in [-1, 1], all of the patch size.
         offsets: (b, l, 3) int64 offsets in pixels of each level's own grid.
         condition: one row per video; nothing by default, for networks without classes and text.
-        indices: (b,) int64 place of each sample in the global batch of this step, the same on
+        indices: (b,) int64 index of each sample in the global batch of this step, the same on
             any number of processes: noise is drawn per (seed, step, index). 0 .. b - 1 by default.
         keys: (b,) names of the videos, for messages; their indices by default.
     """
@@ -86,7 +86,7 @@ class PatchBatch:
     keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # The dataclass is frozen: this is the way to fill in defaults that depend on other fields.
+        # The way to fill in defaults that depend on other fields in a frozen dataclass.
         if self.indices is None:
             object.__setattr__(self, "indices", torch.arange(len(self.offsets)))
         if not self.keys:
@@ -104,7 +104,7 @@ class PatchBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelOutput:
-    """What a network gives for the patches of one level.
+    """Network output for the patches of one level.
 
     Args:
         output: (b, c, t, h, w).
@@ -138,7 +138,7 @@ class Network(Protocol):
             boxes: per level the patch's box in the full video.
             condition: (b,) rows.
             latents: final latents of an earlier pass (latent self-conditioning), or None.
-            latents_only: leave out what the latents do not need, and the outputs with it: ().
+            latents_only: skip what the latents do not need; the outputs are then ().
         """
         ...
 

@@ -59,7 +59,7 @@ RETIRED = {
     "Share": "TileShard or Fraction", "Draw": "SampleFn or ClipSpec", "Draws": "NoiseDraws",
     "deadly": "excluded", "open_loader": "build_loader", "noise_label": "c_noise",
     "raised": "sigma_hat", "CHURN_FROM": "s_min", "CHURN_TO": "s_max",
-    "CHURN_NOISE": "s_noise",
+    "CHURN_NOISE": "s_noise", "averages": "ema", "say": "logging", "tell": "logging",
 }  # fmt: skip
 # Calls that pass a protocol's free-form figures on; everywhere else arguments have names.
 NAMED_FIGURES = {"advance"}

@@ -1,10 +1,10 @@
 """Unpack .zip, .tar and .rar so that nothing lands outside the folder meant for it.
 
-An archive with a member that would leave the folder, or with links or devices, is refused whole:
-no honest collection of videos has any.
+An archive with a member that would leave the folder, or with links or devices, is refused entirely.
 """
 
 import gzip
+import logging
 import lzma
 import os
 import shutil
@@ -25,14 +25,16 @@ from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
-# What the unpackers raise on bad bytes; zipfile's RuntimeError is an encrypted or exotic member.
+logger = logging.getLogger("hpdm.data")
+
+# Raised by the unpackers on damaged files; zipfile's RuntimeError is an encrypted or exotic member.
 DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     RuntimeError, ValueError, LookupError, ArithmeticError, struct.error, MemoryError,
 )  # fmt: skip
 RAR_MAGIC = b"Rar!\x1a\x07"
-# (program, arguments); each unpacks the whole archive in one process, for one per member would be
-# thousands. unar opens solid RAR3, bsdtar opens RAR5, unrar both.
+# (program, arguments); each unpacks the whole archive in one process, not one per
+# member. unar opens solid RAR3, bsdtar opens RAR5, unrar both.
 RAR_TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("unrar", ("x", "-idq", "-y", "-p-", "{archive}", "{folder}/")),
     ("unar", ("-quiet", "-no-directory", "-output-directory", "{folder}", "{archive}")),
@@ -41,7 +43,7 @@ RAR_TOOLS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class DamagedArchive(DataError):
-    """A file that is no archive, or a broken one: fetched again, it may be whole."""
+    """Not an archive, or a damaged one: a new download may fix it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Member:
 
 
 def extract(archive: Path, folder: Path, progress: Progress) -> Path:
-    """Unpack an archive to `folder`, which appears whole or not at all.
+    """Unpack an archive to `folder`, atomically.
 
     Raises:
         DataError: not an archive, damaged, hostile, or no program to unpack it.
@@ -81,22 +83,22 @@ def extract(archive: Path, folder: Path, progress: Progress) -> Path:
 
 
 def is_rar(archive: Path) -> bool:
-    """Say whether a file starts as RAR archives of any version do."""
+    """Return whether a file starts as RAR archives of any version do."""
     with archive.open("rb") as file:
         return file.read(len(RAR_MAGIC)) == RAR_MAGIC
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a file starts, or ends, as one of the archives that can be unpacked."""
+    """Return whether a file starts, or ends, as one of the archives that can be unpacked."""
     try:
         return is_rar(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
-    except DAMAGE:  # what looked like an archive breaks off at once
+    except DAMAGE:  # looked like an archive, but is damaged
         return False
 
 
 @contextmanager
 def open_members(archive: Path) -> Iterator[list[Member]]:
-    """Yield the files in a .zip or .tar (packed or not), all of them checked.
+    """Yield the files in a .zip or .tar (compressed or not), all of them checked.
 
     Raises:
         DataError: not an archive, damaged, or a member is hostile.
@@ -189,7 +191,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder.parent} has too little room to unpack",
+            f"{folder.parent} has not enough space to unpack",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
         )
@@ -206,7 +208,7 @@ def _extract_rar(archive: Path, folder: Path, progress: Progress) -> None:
         )
     complaints = []
     for tool, arguments in present:
-        progress.say(f"unpacking {archive.name} with {tool}: this takes some minutes")
+        logger.info("unpacking %s with %s: this takes some minutes", archive.name, tool)
         command = [tool, *(a.format(archive=archive, folder=folder) for a in arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a name beside, then renamed."""
+"""Atomic files: written under a temporary name, then renamed."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ PARTIAL = ".partial"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; it becomes `path` when the block ends well, and goes otherwise."""
+    """Yield a temporary path; it is renamed to `path` when the block succeeds, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because encoders choose their format by it.
     partial = path.with_name(f".{short_name(path.stem)}{PARTIAL}{path.suffix}")
@@ -30,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what an earlier, killed process left half-written below `folder`."""
+    """Remove partial files of a killed process below `folder`."""
     for partial in folder.rglob(f".*{PARTIAL}*"):
         if partial.is_file():
             partial.unlink(missing_ok=True)

@@ -27,15 +27,15 @@ from hpdm_core.errors import DataError
 from hpdm_core.geometry.pyramid import Pyramid
 
 MOST_ATTEMPTS = 20
-# Pixels averaged in one go: large enough for speed, small enough to stay in the cache.
+# Pixels averaged at once: large enough for speed, small enough for the processor's cache.
 PIXELS_AT_ONCE = 1 << 21
-# Decoded clips are averaged as soon as they hold so much: a batch of them may fill the memory.
+# Decoded clips are averaged once they hold this much: a whole batch may not fit in memory.
 MOST_WAITING_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTask:
-    """What a worker is asked for: a step, and the entries known to kill workers."""
+    """Task of a worker: a step, and the entries known to kill workers."""
 
     step: int
     excluded: frozenset[int]
@@ -43,14 +43,14 @@ class StepTask:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeBatch:
-    """What a worker sends back.
+    """Result of a worker.
 
     Args:
         patches: (l, b, c, t, h, w) float32.
         offsets: (b, l, 3) int64.
-        videos: (b,) which entry each sample came from.
+        videos: (b,) entry of each sample.
         text: (b, n, d) float32 embeddings and (b, n) bool mask, None without text.
-        faults: (entry, reason) of every bad file that was met.
+        faults: (entry, reason) of every bad file.
     """
 
     patches: Tensor
@@ -62,16 +62,16 @@ class MadeBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchMaker:
-    """Makes this rank's share of any step's batch; picklable, and stateless but for caches.
+    """Makes this rank's part of any step's batch; picklable, and stateless except for caches.
 
     Args:
         entries: usable videos.
         reader: reads their pixels.
-        rules: how clips are cut.
+        rules: how clips are sampled.
         text: embeddings of their captions, None without text.
         seed: of the run.
         batch_size: over all ranks.
-        indices: this rank's places in the batch.
+        indices: this rank's indices in the batch.
     """
 
     entries: tuple[VideoEntry, ...]
@@ -127,11 +127,11 @@ class BatchMaker:
         names = ", ".join(self.entries[video].path for video, _ in faults[:3])
         raise DataError(
             f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
-            remedy="check the disk, then run `hpdm prep` again: it mends what has changed",
+            remedy="check the disk, then run `hpdm prep` again: it repairs what has changed",
         )
 
     def _fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, ClipSpec]]) -> None:
-        """Write the patches of some places in the batch, (l, b, c, t, h, w) in 0..255."""
+        """Write the patches of some samples of the batch, (l, b, c, t, h, w) in 0..255."""
         exact = [place for place, (clip, _) in samples.items() if clip.crop is None]
         for level in range(self.rules.pyramid.num_levels):
             self._fill_exact(patches[level], level, {place: samples[place] for place in exact})
@@ -191,7 +191,7 @@ class _Taken:
 
 
 def _corner(spec: ClipSpec, pyramid: Pyramid, level: int) -> tuple[int, int]:
-    """Return the patch's (y, x) in the clip as it is stored, that is before mirroring."""
+    """Return the patch's (y, x) in the clip as stored, before mirroring."""
     _, y, x = (int(offset) for offset in spec.offsets[level])
     if spec.mirrored:
         x = pyramid.levels[level][2] - pyramid.patch[2] - x

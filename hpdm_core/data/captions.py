@@ -16,7 +16,7 @@ from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode, has_unprintable, is_unicode
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-# What such lists call their columns.
+# Accepted column names.
 FILE_COLUMNS = ("file", "path", "file_name", "filename", "video", "image")
 CAPTION_COLUMNS = ("caption", "text", "prompt", "captions")
 MOST_SHOWN = 80
@@ -30,7 +30,7 @@ def plan_captions(
     """Plan a data set from a list of files and captions.
 
     A line has a file (relative to the list), a caption (or a list of captions, or further lines
-    for the same file) and maybe a split.
+    for the same file) and optionally a split.
 
     Raises:
         DataError: no such list, a line that cannot be read, or columns that are missing.
@@ -126,7 +126,7 @@ def _first(line: dict[str, Any], columns: Sequence[str]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _Listed:
-    """A file that lines of the list name, and what they say of it."""
+    """A file of the list, and its captions."""
 
     name: str
     file: Path | None
@@ -136,7 +136,7 @@ class _Listed:
 
 
 def _find(base: Path, listed: str, split: str) -> _Listed:
-    """Look for a file; lines that name it differently get one name, which stays in a folder."""
+    """Resolve a file; different spellings of a path get one name, inside a folder."""
     if problem := name_problem(listed):
         return _Listed(name=listed, file=None, split=split, problem=problem)
     file = base / listed
@@ -158,7 +158,7 @@ def _video(found: _Listed) -> SourceVideo:
     if problem is None and not captions:
         problem = ("mislabelled", "it has no caption")
     elif problem is None and not all(map(is_unicode, captions)):
-        problem = ("mislabelled", "its caption holds half a character (a lone surrogate)")
+        problem = ("mislabelled", "its caption holds a lone surrogate")
     elif problem is None and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         problem = ("not a video", f"{suffix or 'no suffix'} is neither a video nor an image")
     return SourceVideo(

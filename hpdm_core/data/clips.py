@@ -24,9 +24,9 @@ class ClipPixels:
     Args:
         pixels: (c, n, h, w) uint8 at the clip's resolution if `crop` is None, else whole source
             frames (n, y, x, c) uint8.
-        rows: (t,) int64 place in `pixels` of every frame of the clip, -1 where not decoded.
+        rows: (t,) int64 index in `pixels` of every frame of the clip, -1 where not decoded.
         crop: the part of source frames that is the clip.
-        fresh_bytes: memory that goes with this clip; 0 for pixels that are kept.
+        fresh_bytes: memory freed with this clip; 0 for cached pixels.
     """
 
     pixels: np.ndarray
@@ -36,16 +36,16 @@ class ClipPixels:
 
 
 class ClipReader:
-    """Reads clips; keeps small videos in memory.
+    """Reads clips; caches small videos in memory.
 
-    Which videos are kept depends on the list of videos and the budget alone, never on the order
-    of reading, so that every process yields the same pixels.
+    Which videos are cached depends only on the list of videos and the budget, not on the order of
+    reading, so that every process yields the same pixels.
 
     Args:
         folder: the data set's folder.
         entries: its videos.
         pyramid: the levels' resolutions.
-        memory_cache_bytes: budget for videos kept in memory, resized to the clip's resolution.
+        memory_cache_bytes: budget for videos cached in memory, resized to the clip's resolution.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ClipReader:
         if crop.exact:
             return np.ascontiguousarray(_cut(pixels, crop))
         whole = Region(clip=clip, stride=(1, 1), offset=(0, 0), size=clip)
-        # Some frames at a time: all of a long video as floats would take much memory.
+        # In chunks of frames: a long video as floats would take too much memory.
         parts = [
             np.round(resampled_patch(pixels, rows, crop, whole)).astype(np.uint8)
             for rows in np.split(np.arange(len(pixels)), range(16, len(pixels), 16))

@@ -25,8 +25,8 @@ from hpdm_core.errors import DataError
 
 FORMAT = 1
 HEADER, MANIFEST, REJECTED = "dataset.yaml", "manifest.jsonl", "rejected.jsonl"
-# The same as records.NO_CLASS (tested), which cannot be had without importing torch: workers that
-# only transcode start in a tenth of the time without it.
+# The same as records.NO_CLASS (tested), which imports torch: workers that only transcode start ten
+# times as fast without it.
 NO_CLASS = -1
 Kind = Literal["shapes", "vizdoom", "folder", "ucf101", "captions"]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -45,13 +45,13 @@ class VideoEntry:
         fps: frames per second.
         height, width: pixels.
         label: index into the data set's classes, `NO_CLASS` for none.
-        class_name: the class in words, or None.
+        class_name: name of the class, or None.
         caption: a text, or None.
-        more_captions: other texts that say the same; training takes one of all at random.
+        more_captions: further captions; training draws one of all.
         split: 'train', 'test', ...
         is_image: whether it is a still (one frame).
-        source: where it came from, relative to the source folder.
-        source_bytes, source_mtime_ns, source_sha256: to tell whether the source has changed.
+        source: original file, relative to the source folder.
+        source_bytes, source_mtime_ns, source_sha256: to detect changes of the source.
     """
 
     path: str
@@ -88,7 +88,7 @@ class Rejection:
     Args:
         source: name of the file, as in `VideoEntry`.
         problem: kind of fault, for counting.
-        detail: the fault in words.
+        detail: description of the fault.
         source_bytes, source_mtime_ns, source_sha256: as in `VideoEntry`.
     """
 
@@ -110,9 +110,9 @@ class VideoDataset:
     """A prepared data set.
 
     Args:
-        folder: where it lies.
+        folder: where it is.
         name: its name below the data root.
-        kind: which `hpdm prep` made it.
+        kind: the `hpdm prep` command that made it.
         classes: class names by index; empty without classes.
         entries: the usable videos, in a fixed order.
         header: all of dataset.yaml.
@@ -147,7 +147,7 @@ class VideoDataset:
         return [c for e in entries for c in (e.caption, *e.more_captions) if c is not None]
 
     def file(self, entry: VideoEntry) -> Path:
-        """Return where a video lies."""
+        """Return the path of a video."""
         return self.folder / entry.path
 
 
@@ -155,7 +155,7 @@ def open_dataset(root: Path | str, name: str) -> VideoDataset:
     """Read the data set `name` below `root`.
 
     Raises:
-        DataError: it is absent, was not prepared to the end, or its manifest is damaged.
+        DataError: it is absent or incomplete, or its manifest is damaged.
     """
     folder = Path(root) / name
     header = read_header(folder)
@@ -183,7 +183,7 @@ def read_header(folder: Path) -> dict[str, Any] | None:
     """Return dataset.yaml of `folder`, or None where there is none.
 
     Raises:
-        DataError: it is not one that this version writes.
+        DataError: another version wrote it.
     """
     path = folder / HEADER
     if not os.path.isfile(path):
@@ -211,7 +211,7 @@ def _load_header(path: Path) -> object:
 
 
 def write_header(folder: Path, header: dict[str, Any]) -> None:
-    """Write what is common to all videos of a data set, atomically."""
+    """Write dataset.yaml, atomically."""
     text = yaml.safe_dump({"format": FORMAT} | header, sort_keys=False, allow_unicode=True)
     write_text(folder / HEADER, text)
 
@@ -270,7 +270,7 @@ def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def entry_or_rejection(text: str, place: str) -> VideoEntry | Rejection:
-    """Return what a line holds that `dataclasses.asdict` or a rejection was written to.
+    """Return the object that a line holds, written by `dataclasses.asdict` or as a rejection.
 
     Raises:
         DataError: it is damaged.

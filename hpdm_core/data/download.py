@@ -1,7 +1,8 @@
-"""Downloads that resume where they broke off, are tried again, and are checked by hash."""
+"""Downloads with resume, retries and checksums."""
 
 import hashlib
 import http.client
+import logging
 import shutil
 import socket
 import ssl
@@ -17,6 +18,8 @@ from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
+logger = logging.getLogger("hpdm.data")
+
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 6
@@ -25,12 +28,12 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file to be had by HTTP.
+    """A file available by HTTP.
 
     Args:
         url: http or https.
         size: bytes, None where not known.
-        sha256: None where nobody has published it.
+        sha256: None if none is published.
     """
 
     url: str
@@ -42,18 +45,18 @@ class _Broken(Exception):
     """A transfer that is worth another attempt."""
 
 
-# What another attempt will not mend: addresses that cannot be read, hosts that nobody knows.
+# Errors that a retry will not fix: invalid addresses, unknown hosts.
 _LASTING = (http.client.InvalidURL, http.client.UnknownProtocol, ValueError)
 
 
 def download(remote: Remote, target: Path, progress: Progress, *, pause: float = 1.0) -> Path:
-    """Fetch a file to `target`; what an earlier attempt left is resumed.
+    """Fetch a file to `target`; an earlier attempt is resumed.
 
     Args:
         pause: seconds before the second attempt, doubled before each further one.
 
     Raises:
-        DataError: the address is refused or not to be reached, or the hash is wrong.
+        DataError: the address is invalid or unreachable, or the hash is wrong.
     """
     if target.is_file():
         return target
@@ -90,7 +93,7 @@ def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: floa
                     remedy="run the same command again to resume, or fetch the file yourself and "
                     "name it with --source",
                 ) from error
-            progress.say(f"{error}; trying again from byte {_size(part)}")
+            logger.info("%s; retrying from byte %d", error, _size(part))
             time.sleep(pause * 2 ** (failures - 1))
 
 
@@ -108,7 +111,7 @@ def _fetch(remote: Remote, part: Path, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        # Nothing lies beyond what is here: either it is whole, or it is of another file.
+        # Nothing beyond what is here: either it is complete, or it is of another file.
         if error.headers.get("Content-Range", "") != f"bytes */{start}":
             progress.advance(-start)
             part.unlink()
@@ -132,13 +135,13 @@ def _receive(
             received += len(block)
             progress.advance(len(block))
     # A connection that breaks off looks like the end of the file.
-    # A length that is no number says nothing.
+    # An invalid length is ignored.
     if length is not None and length.isdecimal() and received < int(length[:18]):
         raise _Broken(f"the connection broke off after {received} of {length} bytes")
 
 
 def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
-    """Raise DataError for faults that another attempt cannot mend."""
+    """Raise DataError for errors that a retry cannot fix."""
     reason = getattr(error, "reason", None)
     if isinstance(reason, ssl.SSLCertVerificationError):
         raise DataError(
@@ -149,19 +152,19 @@ def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
         ) from error
     if isinstance(error, urllib.error.HTTPError) and error.code not in PASSING:
         raise DataError(
-            f"{remote.url} cannot be had: HTTP {error.code} {error.reason}",
+            f"{remote.url} cannot be fetched: HTTP {error.code} {error.reason}",
             remedy="check the address, or name a local copy with --source",
         ) from error
     unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
     if unknown or isinstance(error, _LASTING):
         raise DataError(
-            f"{remote.url} cannot be had: {reason or error}",
+            f"{remote.url} cannot be fetched: {reason or error}",
             remedy="check the address, or name a local copy with --source",
         ) from error
 
 
 def _check_address(url: str) -> None:
-    """Raise DataError for what is no http or https address of a host."""
+    """Raise DataError for anything but an http or https address of a host."""
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -197,7 +200,7 @@ def _check_space(remote: Remote, part: Path) -> None:
     needed = (remote.size or 0) - _size(part)
     if needed > free:
         raise DataError(
-            f"{part.parent} has too little room for the download",
+            f"{part.parent} has not enough space for the download",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
         )

@@ -1,4 +1,4 @@
-"""What can be wrong with a video, and what is no fault of it."""
+"""Faults of videos, as opposed to faults of the machine."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ Problem = Literal[
 ]  # fmt: skip
 
 
-# Faults of the machine, not of the file being read: they end a command, which may be run again.
+# Faults of the machine, not of the file being read: they end a command, which can be run again.
 _MACHINE = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -28,12 +28,12 @@ _KINDS = {
 
 
 def is_of_machine(error: BaseException) -> bool:
-    """Say whether an error is a full disk, missing rights and the like."""
+    """Return whether an error is a full disk, missing rights and the like."""
     return getattr(error, "errno", None) in _MACHINE
 
 
 def irregular(path: Path) -> str | None:
-    """Say why a path is no regular file, without opening it: a pipe would wait for ever."""
+    """Return why a path is not a regular file, without opening it: a pipe would block."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -48,8 +48,8 @@ class UnusableVideo(DataError):
 
     Args:
         path: the file.
-        problem: what kind of fault, for counting.
-        detail: the fault in words.
+        problem: kind of fault, for counting.
+        detail: description of the fault.
     """
 
     def __init__(self, path: Path | str, problem: Problem, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""Any folder of videos: sub-folders are classes, or splits where they are named like splits."""
+"""Any folder of videos: sub-folders are classes, or splits if named like splits."""
 
 import os
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def _video(name: str, file: Path, *, has_splits: bool) -> SourceVideo:
 
 
 def name_problem(name: str) -> tuple[Problem, str] | None:
-    """Say why a file's name cannot stand in a manifest or on a disk; None where it can."""
+    """Return why a file's name cannot be used in a manifest or on a disk; None if it can."""
     if "\0" in name or not is_unicode(name):
         return "unreadable", "its name is not text in UTF-8; rename it"
     if any(len(part.encode()) > LONGEST_COMPONENT for part in name.split("/")):

@@ -1,4 +1,4 @@
-"""What earlier preparations of a data set found: from its manifest, and from an interrupted run."""
+"""Results of earlier preparations: a data set's manifest, and an interrupted run's journal."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -26,7 +26,7 @@ JOURNAL = "prep.journal.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class _Begun:
-    """The journal's first line: what its run was about to make."""
+    """The journal's first line: the plan of its run."""
 
     kind: str
     source: str
@@ -38,7 +38,7 @@ _BEGUN = TypeAdapter(_Begun)
 
 @dataclass
 class Findings:
-    """What is known about each source so far, by its name."""
+    """Results so far, by the name of the source."""
 
     entries: dict[str, VideoEntry] = field(default_factory=dict)
     rejected: dict[str, Rejection] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Findings:
 
 
 def earlier_findings(plan: Plan) -> Findings:
-    """Read what earlier runs found, as far as it still holds under the plan's settings."""
+    """Read the results of earlier runs that are still valid under the plan's settings."""
     header = read_header(plan.folder)
     begun, lines = _read_journal(plan.folder / JOURNAL)
     for earlier in (header, begun):
@@ -78,13 +78,13 @@ def _read_journal(path: Path) -> tuple[dict[str, Any] | None, list[VideoEntry | 
                     begun = asdict(parse_typed(text, _BEGUN, f"{path}:{number}"))
                 else:
                     lines.append(entry_or_rejection(text, f"{path}:{number}"))
-        except DataError:  # the line that the interruption cut off; what follows is made anew
+        except DataError:  # a partial line; what follows is made again
             pass
     return begun, lines
 
 
 def learn(found: Findings, line: VideoEntry | Rejection) -> None:
-    """Take what is now known about one source into what was found."""
+    """Add one source's result to the findings."""
     found.entries.pop(line.source, None)
     found.rejected.pop(line.source, None)
     if isinstance(line, VideoEntry):

@@ -1,8 +1,8 @@
 """Batches of nested patches (Sec. 4.1), each a pure function of the seed and the step.
 
-The batch of a step is the same for any number of workers, after any interruption, and its share
-on each device the same as without devices. A file that has gone bad since it was prepared is
-replaced by another video, counted and reported.
+The batch of a step is the same for any number of workers, after any interruption, and its part
+on each device the same as without devices. A file that was damaged after preparation is
+replaced by another video, counted and logged.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
 """
@@ -25,7 +25,7 @@ from hpdm_core.errors import DataError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import Condition, PatchBatch
 
-log = logging.getLogger("hpdm.data")
+logger = logging.getLogger("hpdm.data")
 
 Conditioning = Literal["none", "class", "text"]
 MOST_LOST_WORKERS = 8
@@ -39,22 +39,22 @@ class PatchLoader:
         dataset: from `open_dataset`.
         pyramid: resolutions of the levels; clips have the finest one.
         batch_size: videos per step over all ranks.
-        seed: decides order, frames and places.
+        seed: of order, frames and offsets.
         split: which split of the manifest, or 'all'.
         frame_stride: take every n-th frame of the source.
         short_clips: leave out videos of too few frames, loop them, or hold their last frame.
         flip: mirror half of the clips left to right.
         image_fraction: fraction of samples that are a still, repeated in time.
         conditioning: what `PatchBatch.condition` holds.
-        workers: decoding processes; 0 decodes in this one.
+        workers: decoding processes; 0 decodes in this process.
         memory_cache_bytes: videos to keep decoded in the memory of each process.
-        rank, world_size: this process takes the rank-th contiguous share of each batch.
-        timeout: seconds that a batch may take before its worker is taken for hung.
+        rank, world_size: this process takes the rank-th contiguous part of each batch.
+        timeout: seconds that a batch may take before its worker counts as hung.
 
     Attributes:
-        replaced: samples that were replaced because a file had gone bad.
-        bad_files: reason by file, for the files that had.
-        usable: how many videos of the split can be used, in words.
+        replaced: samples that were replaced because of damaged files.
+        bad_files: reason by damaged file.
+        usable: message on the number of usable videos.
         maker: makes any step's batch in this process.
 
     Raises:
@@ -122,7 +122,7 @@ class PatchLoader:
         self.bad_files: dict[Path, str] = {}
 
     def batches(self, start_step: int) -> Iterator[PatchBatch]:
-        """Yield the batches of `start_step` and after, without end.
+        """Yield the batches of `start_step` and after, endlessly.
 
         Raises:
             DataError: hardly any file can be read, or workers keep dying.
@@ -181,7 +181,7 @@ class PatchLoader:
         if loss.mark != NO_MARK:
             self._excluded.add(loss.mark)
             name = str(self._folder / self.maker.entries[loss.mark].path)
-        log.warning("a loader worker was lost on %s: %s", name, loss)
+        logger.warning("a loader worker was lost on %s: %s", name, loss)
         if loss.mark == NO_MARK or self._lost > MOST_LOST_WORKERS:
             raise DataError(
                 f"a loader worker was lost, the last one on {name}: {loss}",
@@ -195,7 +195,7 @@ class PatchLoader:
             path = self._folder / entries[video].path
             if path not in self.bad_files:
                 self.bad_files[path] = reason
-                log.warning("%s is replaced by another video: %s", path, reason)
+                logger.warning("%s is replaced by another video: %s", path, reason)
         taken = [entries[video] for video in made.videos]
         return PatchBatch(
             patches=tuple(made.patches.unbind(0)),
@@ -217,7 +217,7 @@ class PatchLoader:
 def _check_conditioning(
     dataset: VideoDataset, conditioning: Conditioning, split: str
 ) -> TextStore | None:
-    """Return the text embeddings where they are needed; raise DataError where they lack."""
+    """Return the text embeddings if needed; raise DataError if they are missing."""
     if conditioning == "class" and not dataset.classes:
         raise DataError(
             f"data set {dataset.name!r} has no classes",
@@ -233,7 +233,7 @@ def _check_conditioning(
 def _usable_entries(
     dataset: VideoDataset, split: str, rules: ClipRules
 ) -> tuple[str, tuple[VideoEntry, ...]]:
-    """Return the entries long enough for a clip, and how many they are in words."""
+    """Return the entries long enough for a clip, and a message on their number."""
     entries = dataset.split(split)
     usable = tuple(entry for entry in entries if rules.usable(entry))
     words = f"{len(usable)} of {len(entries)} videos usable"

@@ -1,4 +1,4 @@
-"""One reader of metadata that others may have written: lines of JSON, typed and bounded.
+"""Reader of untrusted metadata: JSON lines, typed and bounded.
 
 Whatever is wrong with a file is a `DataError` that names it with its line.
 """
@@ -21,13 +21,13 @@ _AGAIN = "prepare the data set again"
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text) of every line that is not blank.
 
-    Lines end at line feeds alone: U+2028 and its like may stand inside JSON.
+    Lines end at line feeds alone: U+2028 and similar may occur inside JSON.
 
     Raises:
         DataError: the file is not UTF-8, or a line of it is too long.
     """
     number = 0
-    # As bytes, so that a line is measured before it is all in memory.
+    # As bytes, so that a line is measured before all of it is in memory.
     with path.open("rb") as file:
         while data := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -50,7 +50,7 @@ def parse_object(text: str, place: str, *, expected: str | None = None) -> dict[
 
     Args:
         place: `file:line`, for messages.
-        expected: an example of a right line.
+        expected: an example of a valid line.
 
     Raises:
         DataError: it is not JSON, or not an object.
@@ -71,7 +71,7 @@ def read_typed(path: Path, kind: TypeAdapter[Parsed]) -> Iterator[tuple[str, Par
     """Yield (`file:line`, value) of a file with a value of one kind per line.
 
     Raises:
-        DataError: naming the line, the field, what it holds and what it should.
+        DataError: naming line, field, found and expected value.
     """
     for number, text in read_lines(path):
         yield f"{path}:{number}", parse_typed(text, kind, f"{path}:{number}")

@@ -1,8 +1,8 @@
-"""Which video, which frames and which patches a sample takes: pure functions of the seed.
+"""Video, frames and patches of each sample: pure functions of the seed.
 
-Sample `index` of step `step` is number `step * batch_size + index` of an endless row of epochs,
-each of which visits every video once in its own order. Nothing else is remembered, so a run goes
-on in the middle of an epoch by starting at a later step.
+Sample `index` of step `step` is number `step * batch_size + index` of endless epochs, each of
+which visits every video once in its own order. There is no other state, so a run resumes
+in the middle of an epoch by starting at a later step.
 
 Axis legend: `l` level, `t` frames of the finished clip.
 """
@@ -21,14 +21,14 @@ ShortClips = Literal["drop", "loop", "hold"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRules:
-    """How clips are cut from videos.
+    """How clips are sampled from videos.
 
     Args:
         pyramid: the levels' resolutions; a clip has the finest one's frames.
         frame_stride: take every n-th frame of the source.
         short_clips: what to do with videos of too few frames.
         flip: mirror half of the clips left to right.
-        image_fraction: share of samples that are one frame, repeated.
+        image_fraction: fraction of samples that are one frame, repeated.
     """
 
     pyramid: Pyramid
@@ -39,7 +39,7 @@ class ClipRules:
 
     @property
     def span(self) -> int:
-        """Frames of the source that a clip reaches over."""
+        """Frames of the source that a clip spans."""
         return (self.pyramid.resolution[0] - 1) * self.frame_stride + 1
 
     def usable(self, entry: VideoEntry) -> bool:
@@ -48,7 +48,7 @@ class ClipRules:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """What one sample takes from its video.
+    """Frames, mirroring and patches of one sample.
 
     Args:
         frames: (t,) int64 frames of the source that make up the clip.
@@ -68,14 +68,14 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def sample_rng(seed: int, step: int, index: int, attempt: int) -> np.random.Generator:
-    """Return the generator of one sample; `attempt` counts the bad files it met before."""
+    """Return the generator of one sample; `attempt` counts bad files before."""
     return np.random.default_rng((seed % 2**64, step, index, attempt))
 
 
 def choose_video(
     rng: np.random.Generator, *, seed: int, number: int, count: int, attempt: int
 ) -> int:
-    """Return the video of sample `number` of the whole run; a stand-in is any video at all."""
+    """Return the video of sample `number` of the whole run; after a bad file, any video."""
     if attempt:
         return int(rng.integers(count))
     epoch, place = divmod(number, count)
@@ -83,7 +83,7 @@ def choose_video(
 
 
 def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> ClipSpec:
-    """Draw the clip's frames and the patches' places."""
+    """Draw the clip's frames and the patches' offsets."""
     frames = _draw_frames(rng, rules, entry.num_frames)
     if rng.random() < rules.image_fraction or entry.is_image:
         frames = np.full_like(frames, frames[rng.integers(len(frames))])

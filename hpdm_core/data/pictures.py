@@ -1,4 +1,4 @@
-"""Videos as pictures: GIF, WebP, strips of frames, grids and contact sheets.
+"""Videos as images: GIF, WebP, strips of frames, grids and contact sheets.
 
 Axis legend: `b` videos, `t h w` frames, rows, columns, `c` channels.
 """
@@ -43,7 +43,7 @@ def encode_webp(video: np.ndarray, fps: float) -> bytes:
 
 
 def write_png(path: Path, video: np.ndarray) -> None:
-    """Write (t, h, w, 3) uint8 as one picture, the frames in rows of eight at most."""
+    """Write (t, h, w, 3) uint8 as one image, with up to eight frames per row."""
     count, height, width = video.shape[:3]
     columns = min(8, count)
     sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
@@ -55,11 +55,11 @@ def write_png(path: Path, video: np.ndarray) -> None:
 
 
 def video_grid(videos: np.ndarray, *, columns: int = 4, min_height: int = 1) -> np.ndarray:
-    """Put videos side by side, row by row; black where the last row has none.
+    """Tile videos in a grid, row by row; the last row is filled with black.
 
     Args:
         videos: (b, t, h, w, c) uint8.
-        columns: most videos in a row.
+        columns: maximum videos per row.
         min_height: small videos are magnified by a whole factor to at least this height.
 
     Returns:
@@ -81,7 +81,7 @@ def contact_sheet(
     Args:
         videos: (t, h, w, 3) uint8 each, of any sizes.
         captions: one line of text per video.
-        columns: most frames in a row, the first and the last among them.
+        columns: maximum frames per row, including the first and the last.
         min_height: small frames are magnified by a whole factor to at least this height.
     """
     strips = [_strip(video, columns, min_height) for video in videos]

@@ -1,4 +1,4 @@
-"""What a preparation shall make: the videos that a scan found, and how they become canonical."""
+"""Plan of a preparation: the videos that a scan found, and how they are transcoded."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ class SourceVideo:
     """A video that a scan of the source found.
 
     Args:
-        file: where it lies; None where it is made on the spot.
-        name: what to call it, unique, relative to the source, with forward slashes.
+        file: where it is; None if it is generated.
+        name: unique, relative to the source, with forward slashes.
         class_name, caption, more_captions, split, is_image: as in `VideoEntry`.
-        problem: why it is refused without being decoded, as (kind, words).
+        problem: reason to refuse it without decoding, as (kind, message).
     """
 
     file: Path | None
@@ -54,17 +54,17 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one preparation shall make.
+    """Plan of one preparation.
 
     Args:
         folder: the data set's folder.
         name, kind, classes: as in `VideoDataset`.
-        source: the source in words, for the header.
+        source: description of the source, for the header.
         videos: everything that the scan found.
-        make: writes one canonical video; importable by name, for it runs in workers.
-        settings: what every canonical video depends on besides its source; others are made anew.
-        workers: processes; None takes every core.
-        notes: what the user should know about the scan.
+        make: writes one canonical video; importable by name, since it runs in workers.
+        settings: what every canonical video depends on besides its source; changes remake all.
+        workers: processes; None uses every core.
+        notes: messages on the scan.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
-    """How files become canonical.
+    """Settings of transcoding.
 
     Args:
         min_frames: videos with fewer decoded frames are refused (stills are not).
@@ -112,7 +112,8 @@ class DecodingOptions:
 def targets(videos: Sequence[SourceVideo]) -> dict[str, str]:
     """Return the canonical file of each source name.
 
-    Names that would clash, also with a folder called c.mp4, keep their suffix; long ones are cut.
+    Names that would clash, also with a folder called c.mp4, keep their suffix; long ones are
+    truncated.
     """
     stems = Counter(_stem(video.name).lower() for video in videos)
     folders = {str(part).lower() for video in videos for part in PurePosixPath(video.name).parents}

@@ -1,4 +1,4 @@
-"""Worker processes that survive a task which kills or hangs them, and can say which one it was.
+"""A pool that survives tasks which kill or hang a worker, and reports which task it was.
 
 The standard pools break as a whole when a decoder crashes on a damaged file. Workers inherit no
 lock, thread or device context of the parent; they ignore Ctrl-C, which the parent handles, and end
@@ -29,8 +29,8 @@ class WorkerLost(Exception):
     """A worker died or hung.
 
     Args:
-        reason: how it ended.
-        mark: what it was busy with, as it last said itself; `NO_MARK` if it did not.
+        reason: of its end.
+        mark: its last noted progress within the task; `NO_MARK` without.
     """
 
     def __init__(self, reason: str, mark: int) -> None:
@@ -59,11 +59,11 @@ class WorkerPool(Generic[Task, Result]):
     """Processes that apply one function to tasks. Close it, or use `with`.
 
     Args:
-        function: picklable; takes a task and `mark`, with which it may note what it is busy with.
+        function: picklable; takes a task and `mark`, which records progress within the task.
         workers: number of processes, >= 1; they start with their first task.
-        timeout: seconds that one task may take before its worker is taken for hung.
+        timeout: seconds that one task may take before its worker counts as hung.
         setup: picklable; runs first in every worker.
-        preload: module that workers need, imported once for all of them where the system can.
+        preload: module that workers need, imported once for all if the system supports it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class WorkerPool(Generic[Task, Result]):
         return sum(len(worker.tasks) for worker in self._workers)
 
     def submit(self, task: Task) -> None:
-        """Queue a task at the worker that has the fewest."""
+        """Queue a task at the worker with the fewest tasks."""
         if len(self._workers) < self._count:
             self._workers.append(self._start())
         worker = min(self._workers, key=lambda w: len(w.tasks))
@@ -111,7 +111,7 @@ class WorkerPool(Generic[Task, Result]):
         return []
 
     def close(self) -> None:
-        """End all workers, whatever they are doing."""
+        """Terminate all workers."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -144,7 +144,7 @@ class WorkerPool(Generic[Task, Result]):
         return worker.tasks.popleft(), result
 
     def _lose(self, worker: _Worker, reason: str) -> tuple[Task, WorkerLost]:
-        """End a worker; what stood in its queue goes to the others."""
+        """Terminate a worker; its queue goes to the others."""
         self._workers.remove(worker)
         worker.process.terminate()
         _join(worker)
@@ -167,7 +167,7 @@ def run_tasks(
 
 
 def attempt(function: Callable[[Task, Mark], Result], task: Task, mark: Mark) -> Result | Exception:
-    """Apply `function`, returning what it raises."""
+    """Apply `function`; return its result or exception."""
     try:
         return function(task, mark)
     except Exception as error:
@@ -175,7 +175,7 @@ def attempt(function: Callable[[Task, Mark], Result], task: Task, mark: Mark) ->
 
 
 def _context(preload: str) -> BaseContext:
-    """Return the way to start workers: forked from a clean server where there is one.
+    """Return the multiprocessing context: forkserver if available.
 
     The server has imported `preload` and done nothing else, so that no lock, thread or device
     context of the parent is inherited, and workers start in milliseconds.

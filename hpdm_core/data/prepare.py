@@ -1,7 +1,7 @@
-"""The common part of every `hpdm prep`: decode in parallel, journal, manifest, table of findings.
+"""The common part of every `hpdm prep`: parallel decoding, journal, manifest, summary.
 
 Each finished video is written to a journal at once, so that an interrupted run resumes where it
-stopped; the manifest appears only at the end, whole. Prepared again, unchanged files are skipped.
+stopped; the manifest is written at the end, atomically. Run again, unchanged files are skipped.
 """
 
 import json
@@ -32,9 +32,9 @@ from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
-# Starting processes takes longer than making this many videos does.
+# Starting processes takes longer than making this many videos.
 WORTH_WORKERS = 4
-# A film of two hours takes a core some 20 minutes.
+# A two-hour film takes a core about 20 minutes.
 HUNG_SECONDS = 4 * 3600.0
 
 
@@ -56,13 +56,13 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
-    """Make every usable video canonical and write the manifest.
+    """Transcode every usable video and write the manifest.
 
     Returns:
-        Counts, sizes and notes: what the command line prints as a table.
+        Counts, sizes and notes, which the command line prints as a table.
 
     Raises:
-        DataError: the folder holds another data set, or no video at all is usable.
+        DataError: the folder holds another data set, or no video is usable.
     """
     known = earlier_findings(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
 
 
 def usable_line(total: int, rejected: Sequence[Rejection]) -> str:
-    """Say it in one line: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
+    """Return a one-line summary: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
     reasons = Counter(line.problem for line in rejected)
     listed = ", ".join(f"{count} {problem}" for problem, count in reasons.most_common())
     line = f"{total - len(rejected)} of {total} videos usable"
@@ -136,7 +136,7 @@ def _outcomes(
 
 
 def _jobs(plan: Plan, known: Findings, found: Findings) -> list[Job]:
-    """Return what is left to make; what is already clear goes to `found`."""
+    """Return the videos left to make; known results go to `found`."""
     files = targets(plan.videos)
     jobs = []
     for video in plan.videos:
@@ -174,7 +174,7 @@ def _stat(file: Path | None) -> tuple[int, int]:
 
 
 def _relabel(plan: Plan, video: SourceVideo, entry: VideoEntry) -> VideoEntry:
-    """Take class, caption and split from the new scan; they do not touch the pixels."""
+    """Update class, caption and split from the new scan; pixels do not depend on them."""
     label = NO_CLASS if video.class_name is None else plan.classes.index(video.class_name)
     return replace(
         entry,
@@ -193,7 +193,7 @@ def _line(
     known: Findings,
     found: Findings,
 ) -> VideoEntry | Rejection:
-    """Turn a worker's answer into a line of the manifest or of rejected.jsonl."""
+    """Convert a worker's result to a line of the manifest or of rejected.jsonl."""
     video = job.video
     if isinstance(outcome, WorkerLost):
         outcome = Refused(problem="crashed the decoder", detail=str(outcome))

@@ -19,8 +19,8 @@ except ImportError:  # no wheel for this platform: PyAV reads instead, more slow
 else:
     decord.logging.set_level(decord.logging.QUIET)
 
-# Headers may hold text that is not UTF-8, and it matters to nobody. PyAV 19 keeps its bytes, and
-# knows the option no more that earlier versions need.
+# Headers may hold text that is not UTF-8, which is irrelevant here. PyAV 19 keeps its bytes and has
+# dropped the option that earlier versions need.
 _ANY_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 # By name, so that a playlist or a list of files called x.mp4 opens no other file or host.
 _FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,live_flv,gif,mpegts,mpeg,mpegvideo,ogg,"
@@ -35,7 +35,7 @@ def open_container(path: Path) -> av.container.InputContainer:
     Raises:
         av.error.FFmpegError or ValueError: FFmpeg cannot.
     """
-    # Absolute, for FFmpeg takes a name such as `pipe:0.mp4` for a protocol.
+    # Absolute, since FFmpeg reads a name such as `pipe:0.mp4` as a protocol.
     return av.open(str(path.absolute()), options=_OPTIONS, **_ANY_TEXT)
 
 

@@ -2,8 +2,8 @@
 
 A level's pixel is the mean of the clip's pixels that it covers, and a clip's pixel is a weighted
 mean of source pixels (a triangle filter, widened when shrinking: what Pillow and torchvision call
-antialiased bilinear). Both are linear and act per axis, so one matrix per axis leads from the rows
-that a patch needs straight to the patch, without making the clip.
+antialiased bilinear). Both are linear and act per axis, so one matrix per axis maps the rows that a
+patch needs directly to the patch, without making the clip.
 
 Axis legend: `n` frames, `c` colours, `y x` rows and columns of the source, `h w` of the patch.
 """
@@ -25,8 +25,8 @@ class Crop:
 
     Args:
         origin: (y, x) whole pixels.
-        extent: (y, x) pixels, maybe not whole.
-        exact: the part has the clip's size, so that nothing need be resized.
+        extent: (y, x) pixels, possibly fractional.
+        exact: the part has the clip's size and need not be resized.
     """
 
     origin: tuple[int, int]
@@ -85,7 +85,7 @@ class Region:
 def resampled_patch(
     video: np.ndarray, frames: np.ndarray, crop: Crop, region: Region
 ) -> np.ndarray:
-    """Return a level's patch straight from source frames.
+    """Return a level's patch directly from source frames.
 
     Args:
         video: (t, y, x, c) uint8, whole source frames.
@@ -101,7 +101,7 @@ def resampled_patch(
     )
     patch = np.empty((video.shape[3], len(frames), *region.size), dtype=np.float32)
     colours, area = video.shape[3], video[:, rows, columns]
-    # Some frames at a time: what is made on the way stays in the processor's cache.
+    # In chunks of frames, so that intermediate results stay in the processor's cache.
     at_once = max(1, VALUES_AT_ONCE // area[0].size)
     for start in range(0, len(frames), at_once):
         some = slice(start, start + at_once)

@@ -1,4 +1,4 @@
-"""The built-in data set: textured shapes that slide, fall or grow, drawn on the spot.
+"""The built-in data set: textured shapes that slide, fall or grow, rendered procedurally.
 
 A class is a shape and a motion, each in one direction; colours vary, place and size a little, so
 that a small model learns them on a CPU. Shape, colour and motion show on the coarsest level; the
@@ -50,7 +50,7 @@ class ShapeVideo:
     Args:
         frames: (t, h, w, 3) uint8.
         label: index into `SHAPE_CLASSES`.
-        caption: what the video shows, in words.
+        caption: of the video.
     """
 
     frames: np.ndarray
@@ -62,7 +62,7 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
     """Draw one video; the same arguments give the same pixels.
 
     Args:
-        seed: any integer >= 0; decides colours, size and place.
+        seed: any integer >= 0; of colours, size and position.
         label: index into `SHAPE_CLASSES`.
         frames: number of frames.
         size: height and width in pixels.
@@ -112,7 +112,7 @@ def _backdrop(colour: Colour, size: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _coverage(shape: str, centres: np.ndarray, radii: np.ndarray, size: int) -> np.ndarray:
-    """Return (t, h, w): the share of each pixel inside the shape, from its signed distance."""
+    """Return (t, h, w): the fraction of each pixel inside the shape, from its signed distance."""
     grid_y, grid_x = (np.indices((size, size)) + 0.5) / size - 0.5
     y = grid_y - centres[:, 0, None, None]
     x = grid_x - centres[:, 1, None, None]

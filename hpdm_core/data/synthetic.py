@@ -1,4 +1,4 @@
-"""The built-in data set of moving shapes, drawn on the spot and written like any other."""
+"""The built-in data set of moving shapes, rendered and written like any other data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ SHAPES_CRF = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
-    """How shapes are drawn.
+    """Settings of the rendering.
 
     Args:
         frames: frames of each video.
         size: height and width in pixels.
-        seed: another seed, other videos.
+        seed: random seed.
     """
 
     frames: int
@@ -47,13 +47,13 @@ class RenderOptions:
         )
 
     def draw(self, index: int) -> ShapeVideo:
-        """Return video number `index`; classes take turns."""
+        """Return video number `index`; classes alternate."""
         seed = derive_seed("shapes", self.seed, index)
         return render(seed, index % len(SHAPE_CLASSES), frames=self.frames, size=self.size)
 
 
 def shape_index(video: SourceVideo) -> int:
-    """Return the place of a drawn video in its data set, from its name."""
+    """Return the index of a rendered video, from its name."""
     return int(video.name.rpartition("-")[2])
 
 

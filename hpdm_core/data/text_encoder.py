@@ -42,10 +42,10 @@ class TextEncoder:
         name: name on the Hugging Face hub, or a local folder.
         device: where it computes.
         dtype: bfloat16 or float32; T5 overflows in float16, which is refused.
-        max_tokens: longer texts are cut.
+        max_tokens: longer texts are truncated.
 
     Raises:
-        DataError: neither cached nor reachable, no text encoder, a tokenizer that does not
+        DataError: neither cached nor reachable, not a text encoder, a tokenizer that does not
             belong to it, or float16.
     """
 
@@ -66,14 +66,14 @@ class TextEncoder:
         self.max_tokens = max_tokens
         self.dtype = dtype
         self._tokenizer, self._model = _load(name, DTYPES[dtype])
-        # Only now is a name's revision sure to be in the cache.
+        # Only now is a name's revision certainly in the cache.
         self.fingerprint = fingerprint(name, dtype=dtype, max_tokens=max_tokens) or name
         self._model.to(device).eval().requires_grad_(False)
         self._device = device
         self.width = self.encode([""])[0].shape[1]
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has before it is cut."""
+        """Return the number of tokens of a text before truncation."""
         return len(self._tokenizer(text)["input_ids"])
 
     @torch.no_grad()
@@ -137,11 +137,11 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def check_tokenizer(name: str, tokens: int, vocabulary: int) -> None:
-    """Refuse the tokenizer that transformers invents where the files of one are missing.
+    """Refuse the default tokenizer that transformers builds if its files are missing.
 
     Args:
-        tokens: how many the tokenizer knows.
-        vocabulary: how many the encoder has embeddings for.
+        tokens: size of the tokenizer's vocabulary.
+        vocabulary: number of the encoder's embeddings.
     """
     if tokens < LEAST_SHARE_OF_VOCABULARY * vocabulary:
         raise DataError(
@@ -153,7 +153,7 @@ def check_tokenizer(name: str, tokens: int, vocabulary: int) -> None:
 
 
 def fingerprint(name: str, *, dtype: str, max_tokens: int) -> str | None:
-    """Return a text that changes whenever the embeddings would, without loading the encoder.
+    """Return a fingerprint of the encoder's files, without loading it.
 
     None where the encoder is neither a folder nor in the cache.
     """
@@ -181,7 +181,7 @@ def _cached_revision(name: str) -> str | None:
 
     try:
         config = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # not a name at all: loading says so
+    except HFValidationError:  # not a valid name: loading reports it
         return None
     return Path(config).parent.name if isinstance(config, str) else None
 
@@ -198,10 +198,10 @@ def store_embeddings(
 ) -> dict[str, Any]:
     """Encode every caption that is not stored yet, and the empty one.
 
-    The encoder is not even loaded when nothing is missing.
+    The encoder is only loaded if something is missing.
 
     Returns:
-        Counts: captions, encoded, cut, and what the index holds.
+        Counts: captions, encoded, truncated, and the fields of the index.
     """
     wanted = list(dict.fromkeys(["", *captions]))
     encoder = None
@@ -239,7 +239,7 @@ def store_embeddings(
 def _encode_shards(
     encoder: TextEncoder, captions: Sequence[str], progress: Progress
 ) -> Iterator[dict[str, Tensor]]:
-    # Texts of one length go together, so that little is padded.
+    # Sorted by length, to minimise padding.
     ordered = sorted(captions, key=len)
     for first in range(0, len(ordered), CAPTIONS_PER_SHARD):
         shard: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """Text embeddings on disk: safetensors shards in bfloat16, a tensor per caption.
 
-`text/text.json` says which encoder made them; a shard's tensors are named by a hash of the caption,
-so that each caption is encoded once, however many videos bear it.
+`text/text.json` names the encoder; a shard's tensors are named by a hash of the caption,
+so that each caption is encoded once, for any number of videos.
 
 Axis legend: `b` batch, `n` tokens, `d` width.
 """
@@ -27,15 +27,15 @@ FOLDER, INDEX = "text", "text.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TextIndex:
-    """What is known about stored embeddings.
+    """Metadata of stored embeddings.
 
     Args:
         encoder: name or path of the text encoder.
-        fingerprint: changes whenever its files do.
+        fingerprint: of its files.
         width: d of the embeddings.
-        max_tokens: captions were cut to this many tokens.
+        max_tokens: captions were truncated to this many tokens.
         longest: most tokens that any caption has.
-        dtype: of computing and storing.
+        dtype: of computation and storage.
     """
 
     encoder: str
@@ -55,7 +55,7 @@ def caption_key(caption: str) -> str:
 
 
 def read_text_index(folder: Path) -> TextIndex | None:
-    """Return what is stored in a data set's folder, or None."""
+    """Return the metadata in a data set's folder, or None."""
     path = folder / FOLDER / INDEX
     if not path.is_file():
         return None
@@ -63,7 +63,7 @@ def read_text_index(folder: Path) -> TextIndex | None:
 
 
 def write_text_index(folder: Path, index: TextIndex) -> None:
-    """Write what is known about the stored embeddings, atomically."""
+    """Write the metadata of the stored embeddings, atomically."""
     write_text(folder / FOLDER / INDEX, json.dumps(asdict(index), indent=1) + "\n")
 
 
@@ -77,7 +77,7 @@ def stored_keys(folder: Path, fingerprint: str) -> dict[str, Path]:
                     keys.update(dict.fromkeys(opened.keys(), shard))
                     continue
         except (SafetensorError, OSError):
-            pass  # a damaged shard is made anew
+            pass  # a damaged shard is made again
         shard.unlink()
     return keys
 
@@ -102,7 +102,7 @@ def longest_stored(folder: Path) -> int:
 
 
 class TextStore:
-    """Stored embeddings, read from memory-mapped shards. May be sent to other processes.
+    """Stored embeddings, read from memory-mapped shards. Picklable.
 
     Args:
         folder: the data set's folder.
@@ -124,7 +124,7 @@ class TextStore:
         self._opened: dict[Path, safe_open] = {}
 
     def __getstate__(self) -> dict:
-        # Open files stay behind: every process maps the shards itself.
+        # Without open files: every process maps the shards itself.
         return self.__dict__ | {"_shards": None, "_opened": {}}
 
     def check(self, captions: Iterable[str]) -> None:

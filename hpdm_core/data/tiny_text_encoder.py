@@ -1,10 +1,10 @@
-"""A tiny text encoder, made on the spot: for tests, and to go the text-to-video way offline.
+"""A tiny text encoder with random weights: for tests, and to try text-to-video offline.
 
     python -m hpdm_core.data.tiny_text_encoder captions.jsonl ./tiny-t5
 
 Its tokenizer (byte-level BPE, so no text is unknown) is learned from the captions; its T5 has
 random weights, fixed by the seed. Texts with words in common get tokens in common, and texts that
-differ get other tokens: enough to tell captions apart, nothing about what words mean. Take a
+differ get other tokens: enough to distinguish captions, without any semantics. Use a
 trained encoder for anything else.
 """
 
@@ -30,14 +30,14 @@ def make_tiny_encoder(
     vocabulary: int = 1024,
     seed: int = 0,
 ) -> None:
-    """Write an encoder that `hpdm prep captions --text-encoder FOLDER` takes.
+    """Write an encoder for `hpdm prep captions --text-encoder FOLDER`.
 
     Args:
-        folder: config, weights and tokenizer go here.
+        folder: for config, weights and tokenizer.
         captions: texts that the tokenizer is learned from.
         width: of the embeddings; a multiple of 16.
         layers: of the encoder.
-        vocabulary: most tokens that the tokenizer learns.
+        vocabulary: maximum size of the tokenizer's vocabulary.
         seed: of the weights.
     """
     from transformers import T5Config, T5EncoderModel
@@ -81,7 +81,7 @@ def _learn_tokenizer(captions: Sequence[str], vocabulary: int):
         show_progress=False,
     )
     tokenizer.train_from_iterator(sorted(set(captions)), trainer)
-    # As T5 does: a text ends with its own sign, so that the empty text has a token too.
+    # As in T5: an end token, so that the empty text has a token too.
     tokenizer.post_processor = TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
 
@@ -90,7 +90,7 @@ def main() -> None:
     """Make an encoder for a list of captions."""
     parser = argparse.ArgumentParser(description="Make a tiny text encoder for a list of captions.")
     parser.add_argument("source", type=Path, help="the .jsonl or .csv for `hpdm prep captions`")
-    parser.add_argument("folder", type=Path, help="where the encoder goes")
+    parser.add_argument("folder", type=Path, help="output folder")
     parser.add_argument("--width", type=int, default=64, help="width of the embeddings")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
     args = parser.parse_args()

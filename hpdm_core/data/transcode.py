@@ -1,7 +1,6 @@
-"""One source file -> one canonical MP4, or the reason why not.
+"""Transcoding of one source file to a canonical MP4, or the reason why not.
 
-A file is refused when the decoder had to guess any part of it: training on invented pixels is
-worse than doing without a video.
+A file is refused if the decoder had to conceal any part of it.
 """
 
 import hashlib
@@ -35,13 +34,13 @@ MOST_GROWTH = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Transcode:
-    """A file to be made canonical.
+    """A file to transcode.
 
     Args:
         source: the original.
         target: the MP4 to write.
         is_image: whether the source is a still picture.
-        min_frames: fewer frames than this are refused.
+        min_frames: videos with fewer frames are refused.
         size: (h, w) that larger frames are shrunk to cover, None for the original size.
         known_sha256: hash of the source when `target` was last written, '' if never.
     """
@@ -56,14 +55,14 @@ class Transcode:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcoded:
-    """What was written.
+    """Result of a transcoding.
 
     Args:
         num_frames, fps, height, width: of the canonical MP4; all 0 where `unchanged`.
         sha256: of the source.
         unchanged: the source still has the known hash, so nothing was written.
-        caption: what the video shows, where its maker knows.
-        notes: what was put right on the way ('rotated', 'variable frame rate').
+        caption: of generated videos.
+        notes: corrections ('rotated', 'variable frame rate').
     """
 
     num_frames: int = 0
@@ -78,7 +77,7 @@ class Transcoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Why a file cannot be used; `sha256` of the source, '' where it could not even be read."""
+    """Why a file cannot be used; `sha256` of the source, '' if it could not be read."""
 
     problem: Problem
     detail: str
@@ -86,7 +85,7 @@ class Refused:
 
 
 def transcode(task: Transcode) -> Transcoded | Refused:
-    """Make one file canonical; never raises for what is wrong with the file."""
+    """Transcode one file; never raises for faults of the file."""
     if fault := irregular(task.source):
         return Refused(problem="unreadable", detail=fault)
     try:
@@ -156,7 +155,7 @@ def _write_video(task: Transcode, sha256: str) -> Transcoded:
 
 
 def _checked(video: SequentialVideo, min_frames: int) -> Iterator[Frame]:
-    """Yield the frames; raises UnusableVideo as soon as it is known that the file is no good."""
+    """Yield the frames; raises UnusableVideo as soon as a fault is found."""
     count = damaged = 0
     for frame in video.frames():
         count += 1
@@ -215,7 +214,7 @@ def _fitted(
     for frame in frames:
         pixels = fit(frame.pixels, task.size)
         if pixels.shape[:2] != size:
-            detail = "its frames change their size on the way"
+            detail = "its frames change in size"
             raise UnusableVideo(task.source, "unreadable", detail)
         yield pixels
 

@@ -1,4 +1,4 @@
-"""UCF-101 from its videos and official split lists, wherever they lie (Soomro et al. 2012)."""
+"""UCF-101 from its videos and official split lists, wherever they are (Soomro et al. 2012)."""
 
 import re
 from collections import Counter
@@ -41,11 +41,11 @@ def plan_ucf101(
     options: DecodingOptions,
     workers: int | None,
 ) -> Plan:
-    """Plan UCF-101 from videos nested by class or flat: the class stands in the file's name.
+    """Plan UCF-101 from videos nested by class or flat: the class is in the file's name.
 
     Args:
         files: where videos and lists lie.
-        fold: which of the three official lists, 1 to 3.
+        fold: official list, 1 to 3.
 
     Raises:
         DataError: no file is named as UCF-101 names them, or there is no such list.
@@ -65,7 +65,7 @@ def plan_ucf101(
         )
     spelling = dict(official.classes)
     for _, _, match in named:
-        if match and not official.classes:  # with a list, what it lacks is mislabelled
+        if match and not official.classes:  # with a list, files not in it are mislabelled
             spelling.setdefault(match["label"].lower(), match["label"])
     complete = len(spelling) == NUM_CLASSES
     videos = [

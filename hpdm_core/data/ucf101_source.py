@@ -1,5 +1,6 @@
 """Where UCF-101 comes from: a folder, an archive, a URL, or its known copies on the web."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import DataError
 from hpdm_core.names import plain_name, short_name
 from hpdm_core.progress import Progress
+
+logger = logging.getLogger("hpdm.data")
 
 # The first copy has a published hash (listed by TensorFlow Datasets); the second is the official
 # host, whose certificate chain is known to be incomplete.
@@ -38,8 +41,8 @@ class Ucf101Files:
     Args:
         videos: folder of videos.
         lists: folder of the official lists, None to look among the videos.
-        words: the source in words.
-        notes: what went otherwise than wished.
+        words: description of the source.
+        notes: problems that were worked around.
     """
 
     videos: Path
@@ -56,14 +59,14 @@ def obtain(
     copies: Sequence[Remote] = VIDEOS,
     splits: Remote | None = SPLITS,
 ) -> Ucf101Files:
-    """Bring UCF-101 onto the disk, downloading and unpacking below `folder` where needed.
+    """Obtain UCF-101, downloading and unpacking below `folder` where needed.
 
     Args:
         source: a folder, an archive, a URL, or None for the known copies.
         copies, splits: the known copies, tried in order.
 
     Raises:
-        DataError: nothing there, or no copy can be had.
+        DataError: no such source, or no copy can be fetched.
     """
     if source is not None and os.path.isdir(source):
         path = Path(source)
@@ -82,7 +85,7 @@ def obtain(
         try:
             lists = _unpack(_fetch(splits, folder, progress), folder, progress)
         except DataError as error:
-            notes.append(f"the official split lists could not be had ({error})")
+            notes.append(f"the official split lists could not be fetched ({error})")
     videos = _unpack(archive, folder, progress)
     return Ucf101Files(videos=videos, lists=lists, words=words, notes=tuple(notes))
 
@@ -90,7 +93,7 @@ def obtain(
 def describe_source(
     source: str | None, *, copies: Sequence[Remote] = VIDEOS
 ) -> dict[str, Any] | None:
-    """Say what `obtain` would fetch and unpack; None where the videos lie in a folder already."""
+    """Return what `obtain` would fetch and unpack; None if the videos are in a folder already."""
     if source is not None and os.path.isdir(source):
         return None
     if source is None:
@@ -106,7 +109,7 @@ def describe_source(
 
 
 def check_source(source: str | None) -> None:
-    """Raise DataError where a source is named that is not there."""
+    """Raise DataError if a named source does not exist."""
     if source is None or "://" in source or os.path.isdir(source) or os.path.isfile(source):
         return
     raise DataError(
@@ -122,10 +125,10 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
         try:
             return _fetch(remote, folder, progress)
         except DataError as error:
-            progress.say(str(error))
+            logger.warning(str(error))
             complaints.append(str(error))
     raise DataError(
-        "no copy of UCF-101 could be had: " + " | ".join(complaints),
+        "no copy of UCF-101 could be fetched: " + " | ".join(complaints),
         remedy="fetch UCF101.rar or UCF101_videos.zip by other means and name it with --source",
     )
 
@@ -133,7 +136,7 @@ def _first_of(copies: Sequence[Remote], folder: Path, progress: Progress) -> Pat
 def _fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
     archive = download(remote, folder / "source" / _file_name(remote.url), progress)
     if remote.sha256 is None and not is_archive(archive):
-        archive.unlink()  # or it would stand in the way of every further attempt
+        archive.unlink()  # or it would block further attempts
         raise DataError(
             f"what came from {remote.url} is no archive (a web page?); it was removed",
             remedy="check the address, or name a local copy with --source",

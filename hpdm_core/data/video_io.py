@@ -39,7 +39,7 @@ class Frame:
     Args:
         pixels: (h, w, 3) uint8, turned upright.
         time: seconds from the container, None where it has none.
-        damaged: whether the decoder had to guess a part of it.
+        damaged: whether the decoder had to conceal a part of it.
     """
 
     pixels: np.ndarray
@@ -107,7 +107,7 @@ class SequentialVideo:
 
     def _claimed_frames(self) -> int:
         # An edited MP4 shows fewer frames than it holds, and its duration knows; the duration of
-        # an AVI is an estimate from the file's size, which a cut-off file has lost.
+        # an AVI is an estimate from the file's size, which is wrong for a truncated file.
         if not self.has_times:
             return self._stream.frames
         if self._stream.duration is not None:
@@ -156,7 +156,7 @@ class VideoReader:
 
     Args:
         path: a file written by `write_mp4`.
-        backend: decord is the faster one; the default takes it where it is installed.
+        backend: decord is faster; the default uses it if installed.
     """
 
     def __init__(self, path: Path, *, backend: Literal["decord", "pyav"] | None = None) -> None:
@@ -164,7 +164,7 @@ class VideoReader:
         if not path.is_file():
             raise UnusableVideo(path, "unreadable", "the file is gone")
         with path.open("rb") as file:
-            # decord complains aloud about what it cannot open; spare the terminal the obvious.
+            # decord prints errors about files that it cannot open; check first.
             if file.read(8)[4:] != b"ftyp":
                 raise UnusableVideo(path, "unreadable", "it is not an MP4 any more")
         self._fall_back = backend is None
@@ -202,7 +202,7 @@ def write_mp4(
         path: the file to write; appears whole or not at all.
         frames: (h, w, 3) uint8 each, all of one size; an odd side is padded by its last pixels.
         fps: frames per second.
-        crf: quality of x264; lower is better, 18 is visually without loss.
+        crf: quality of x264; lower is better, 18 is visually lossless.
         threads: encoder threads; 0 lets x264 choose.
 
     Returns:
@@ -244,7 +244,7 @@ def _open_h264(container, size: tuple[int, int], rate: Fraction, *, crf: int, th
     context.gop_size = GOP
     context.max_b_frames = 0
     context.thread_count = threads
-    # swscale converts by BT.601 in the narrow range; say so, or players guess BT.709 for HD.
+    # swscale converts by BT.601 in the narrow range; without this, players assume BT.709 for HD.
     context.colorspace = 6
     context.color_range = 1
     # Keyframes at scene cuts would make the distance between keyframes, and so reading, uneven.

@@ -1,4 +1,4 @@
-"""Maps for first-person walks: where walls stand, and the game file that says so to the engine.
+"""Maps for first-person walks: walls, and the game file for the engine.
 
 A map is a square grid of cells. Pillars stand `pitch` cells apart, walls close some of the gaps
 between them, and what is left is floor. The file is a WAD of maps in the text format UDMF
@@ -189,7 +189,7 @@ def _lines(scene: Scene, cells: np.ndarray) -> list[str]:
             continue
         if front == WALL:  # the front side is the open one
             front, back, start, end = back, front, end, start
-        # A texture goes on over a whole wall between two pillars.
+        # A texture continues over a whole wall between two pillars.
         stretch = (row // scene.pitch) * 7 + (column // scene.pitch) * 3 + (row == back_row)
         if back == WALL:
             texture = scene.walls[stretch % len(scene.walls)]

@@ -1,7 +1,7 @@
-"""Paths of first-person walks: smooth, clear of walls, and known in words.
+"""Paths of first-person walks: smooth, clear of walls, with a description in words.
 
-A path is drawn at random and kept if it stays clear of everything solid and looks into the open;
-where none is found the walk becomes slower, down to turning on the spot.
+A path is drawn at random and kept if it stays clear of everything solid and has an open view;
+if none is found the walk becomes slower, down to turning on the spot.
 
 Axis legend: `n` candidates, `t` frames. Places are map units, angles degrees anticlockwise from
 east.

@@ -1,4 +1,4 @@
-"""Rendering of first-person walks with ViZDoom: maps and paths are ours, the engine only draws.
+"""Rendering of first-person walks with ViZDoom: with our own maps and paths.
 
 The package `vizdoom` is optional; this module imports it where an engine starts.
 
@@ -174,7 +174,7 @@ def _undisturbed(folder: Path) -> Iterator[None]:
     """Start an engine here: its files go to `folder`, and signals stay ours.
 
     The engine's library puts its own handlers in place of ours. The engine's process, which
-    inherits the mask, must not see Ctrl-C: it would end before what is in work is put away.
+    inherits the mask, must not see Ctrl-C: it would end before finished work is saved.
     """
     here = os.getcwd()
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGABRT)
@@ -197,7 +197,7 @@ _engines: dict[int, Engine] = {}
 
 
 def engine_of_this_process(size: int) -> Engine:
-    """Return the engine that this process draws frames of `size` with; started at first use.
+    """Return this process's engine for frames of `size`; started at first use.
 
     It ends with the process, also where a pool terminates that.
     """

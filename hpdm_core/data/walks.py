@@ -1,4 +1,4 @@
-"""The data set of first-person walks, rendered on the spot and written like any other."""
+"""The data set of first-person walks, rendered and written like any other data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from hpdm_core.seeds import derive_seed
 
 FPS = 16.0
 WALKS_CRF = 12
-# Longer walks find their way only at a slow pace.
+# Longer walks are possible only at a slow pace.
 MAX_FRAMES = 128
 
 
@@ -36,7 +36,7 @@ class Walk:
 
     Args:
         frames: (t, h, w, 3) uint8.
-        caption: what it shows, in words.
+        caption: of the walk.
     """
 
     frames: np.ndarray
@@ -50,7 +50,7 @@ class WalkOptions:
     Args:
         frames: frames of each video.
         size: height and width in pixels.
-        seed: another seed, other videos.
+        seed: random seed.
         engine: name and version of what renders; another one may render other pixels.
     """
 
@@ -125,7 +125,7 @@ def plan_walks(
     options: WalkOptions,
     workers: int | None,
 ) -> Plan:
-    """Plan `num` walks; the scenes take turns.
+    """Plan `num` walks; the scenes alternate.
 
     Args:
         scenes: which scenes, and so classes; all where it is empty.
@@ -145,7 +145,7 @@ def plan_walks(
         name=name,
         kind="vizdoom",
         classes=classes,
-        source="rendered on the spot",
+        source="rendered by hpdm",
         videos=videos,
         make=options,
         settings=options.settings,

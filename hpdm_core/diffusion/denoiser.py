@@ -20,7 +20,7 @@ class LevelDenoiser:
 
     Args:
         network: runs one level at a time.
-        preconditioning: per level, what the network predicts.
+        preconditioning: per level, the parametrisation and its coefficients.
     """
 
     network: LevelNetwork

@@ -12,19 +12,19 @@ from hpdm_core.diffusion.samplers import Denoise
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How strongly a condition is followed, and at which noise levels.
+    """Guidance scale, and the noise levels that it is applied at.
 
     Args:
         scale: 0 is unconditional, 1 conditional, more exaggerates the condition.
         interval: smallest and largest noise level with guidance; None: all. Outside it the
-            conditional estimate stands alone (Kynkäänniemi et al. 2024).
+            conditional estimate is used (Kynkäänniemi et al. 2024).
     """
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
 
     def active(self, sigma: float) -> bool:
-        """Say whether an estimate at noise level `sigma` needs the unconditional one too."""
+        """Return whether an estimate at noise level `sigma` needs the unconditional one too."""
         if self.scale == 1.0:
             return False
         return self.interval is None or self.interval[0] <= sigma <= self.interval[1]

@@ -1,6 +1,6 @@
-"""The training loss: nested patches, each level under noise of its own (Sec. 4, Eq. 4).
+"""The training loss: nested patches, each level with its own noise (Sec. 4, Eq. 4).
 
-All draws of a sample come from a generator of its own, seeded by (seed, step, place in the global
+All draws of a sample come from a generator of its own, seeded by (seed, step, index in the global
 batch): the loss is the same for any split of the batch over passes and devices.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
@@ -24,7 +24,7 @@ class LevelLosses:
 
     Args:
         total: scalar, the mean over the batch of the levels' weighted mean.
-        per_level: (l,) detached mean weighted squared errors; 0 where no sample counted.
+        per_level: (l,) detached mean weighted squared errors; 0 where no sample contributed.
     """
 
     total: Tensor
@@ -37,7 +37,7 @@ class NoiseDraws:
 
     Args:
         sigma: (b, l) noise levels.
-        counts: (b, l) 1 where the level's error counts, 0 where it only serves as clean context.
+        counts: (b, l) 1 where the level contributes to the loss, 0 where it is only clean context.
         noise: per level (b, c, t, h, w) standard normal.
         drop: (b,) bool, True where the condition is dropped.
         self_condition: (b,) bool, True where latents start from an earlier pass.
@@ -52,11 +52,11 @@ class NoiseDraws:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDiffusion:
-    """How noise is drawn and errors are weighed.
+    """Noise distribution and loss weights.
 
     Args:
         pyramid: the levels.
-        preconditioning: per level, what the network predicts and how errors are weighed.
+        preconditioning: per level, the parametrisation and its loss weight.
         noise_mean: per level, mean of ln sigma, in the video's own units.
         noise_std: per level, standard deviation of ln sigma.
         level_weights: per level, weight of its error.
@@ -81,7 +81,7 @@ class PatchDiffusion:
         """Return the weighted squared error of the network's prediction (Eq. 4).
 
         Args:
-            network: the network, or one wrapped for several devices.
+            network: the network, or its DDP or FSDP2 wrapper.
             batch: clean patches; fewer levels than the pyramid has are its coarsest ones.
             seed: seed of the run.
             step: optimiser step that the batch belongs to.
@@ -149,6 +149,6 @@ class PatchDiffusion:
     def _cleaned_levels(self, chosen: Tensor, which: Tensor, levels: int) -> Tensor:
         """Return (b, l) bool: the levels below one drawn from 1..l-1, in the chosen samples."""
         index = torch.arange(levels, device=chosen.device)
-        # The finest level always learns, also where it is the only one.
+        # The finest level always contributes, also if it is the only one.
         first_noisy = (1 + (which * (levels - 1)).floor()).clamp(max=levels - 1)
         return (chosen < self.clean_context)[:, None] & (index < first_noisy[:, None])

@@ -1,12 +1,12 @@
 """From a network F to a denoiser D (Sec. 4.6; Karras et al. 2022, Eq. 7).
 
 A noisy video is y = x + sigma eps with x in [-1, 1]: sigma means the same on every level, in
-training, solvers and caches. The denoised video is D = c_skip y + c_out F(c_in y, c_noise). Three
-parametrisations say what F predicts; `docs/learning.md` compares them.
+training, solvers and caches. The denoised video is D = c_skip y + c_out F(c_in y, c_noise).
+`docs/learning.md` compares the three parametrisations of F.
 
 - `v`: v-prediction (Salimans and Ho 2022) for videos of standard deviation sigma_data, which is
   EDM's form (Karras et al. 2022, Table 1).
-- `x`: the clean video itself, which JiT (Li and He 2025) advises where a token holds about as
+- `x`: the clean video itself, which JiT (Li and He 2025) recommends where a token holds about as
   many values as the network is wide.
 - `snapvideo`: v of the video divided by the input scale (Menapace et al. 2024, Eq. 35, 43).
 
@@ -28,9 +28,9 @@ class Scalings:
 
     Args:
         c_in: scales the noisy video for the network.
-        c_skip: fraction of the noisy video in the denoised one.
-        c_out: factor on the network's output in the denoised one.
-        c_noise: (b,) what the network is told of the noise level.
+        c_skip: factor on the noisy video.
+        c_out: factor on the network's output.
+        c_noise: (b,) noise conditioning of the network.
         weight: weight of the squared error of the denoised video in the loss.
     """
 
@@ -47,7 +47,7 @@ class Scalings:
 
 @dataclass(frozen=True, kw_only=True)
 class Preconditioning:
-    """What the network of one level predicts.
+    """Preconditioning of one level's network.
 
     Args:
         parametrisation: 'v', 'x' or 'snapvideo'.
@@ -80,7 +80,7 @@ class Preconditioning:
         )
 
     def _x(self, sigma: Tensor) -> Scalings:
-        """D = sigma_data F: an F of zero leaves no noise. The weight is v's, capped."""
+        """D = sigma_data F, without a skip of the noisy video. The weight is v's, capped."""
         sd = self.sigma_data
         total = sigma**2 + sd**2
         return Scalings(

@@ -1,8 +1,8 @@
-"""Solvers of the probability flow over `denoise(x, sigma)`, for one level at a time (appendix A).
+"""Probability flow ODE solvers over `denoise(x, sigma)`, for one level at a time (appendix A).
 
-All work on x + sigma eps in the video's own units. Heun's and Euler's method may put noise back on
-the way (Karras et al. 2022, algorithm 2); the multistep methods of Lu et al. 2022 (DPM-Solver++)
-take one evaluation a step and remember earlier estimates.
+All work on x + sigma eps in the video's own units. Heun's and Euler's method may add noise in
+every step (Karras et al. 2022, algorithm 2); the multistep methods of Lu et al. 2022 (DPM-Solver++)
+take one evaluation per step and reuse earlier estimates.
 
 Axis legend: `b` batch; `...` the axes of a video.
 """
@@ -23,17 +23,17 @@ SolverName = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """How a level is solved.
+    """The solver of one level.
 
     Args:
-        name: 'heun' (second order, two evaluations a step), 'euler' (first order, DDIM),
+        name: 'heun' (second order, two evaluations per step), 'euler' (first order, DDIM),
             'dpmpp_2m' or 'dpmpp_3m' (second and third order, multistep).
         steps: solver steps.
         sigma_min, sigma_max: smallest and largest noise level.
-        rho: how densely small noise levels are visited.
+        rho: exponent of the noise schedule; larger values take more steps at low noise.
         churn: EDM's S_churn, for 'heun' and 'euler'; 0 is deterministic and draws no noise.
-        s_min, s_max: noise levels between which noise is put back.
-        s_noise: factor on the noise that is put back.
+        s_min, s_max: noise levels between which noise is added.
+        s_noise: factor on the added noise.
     """
 
     name: SolverName
@@ -48,13 +48,13 @@ class Solver:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The noise levels visited, steps + 1 of them."""
+        """The noise schedule, steps + 1 values."""
         return karras_sigmas(
             self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
         )
 
     def solve(self, denoise: Denoise, x: Tensor, *, noise: Noise) -> Tensor:
-        """Take `x`, noise of standard deviation sigma_max, to a clean video.
+        """Denoise `x`, noise of standard deviation sigma_max, to a clean video.
 
         Args:
             denoise: estimate of the clean x from (x + sigma eps, sigma).
@@ -76,7 +76,7 @@ class Solver:
         return tuple(levels)
 
     def churned(self, sigma: float) -> float:
-        """Return sigma_hat, the noise level after noise was put back at `sigma`."""
+        """Return sigma_hat, the noise level after noise is added at `sigma`."""
         if self.churn == 0 or not self.s_min <= sigma <= self.s_max:
             return sigma
         return sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
@@ -94,7 +94,7 @@ def karras_sigmas(
 
 
 def sample_edm(denoise: Denoise, x: Tensor, solver: Solver, *, noise: Noise) -> Tensor:
-    """Solve with Heun's or Euler's steps, putting noise back on the way (EDM, algorithm 2)."""
+    """Solve with stochastic Heun or Euler steps (EDM, algorithm 2)."""
     for sigma, sigma_next in pairwise(solver.sigmas):
         sigma_hat = solver.churned(sigma)
         if sigma_hat > sigma:
@@ -109,18 +109,18 @@ def sample_edm(denoise: Denoise, x: Tensor, solver: Solver, *, noise: Noise) -> 
 
 
 def sample_multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, order: int) -> Tensor:
-    """Solve with one evaluation a step, from the last `order` estimates (DPM-Solver++).
+    """Solve with one evaluation per step, from the last `order` estimates (DPM-Solver++).
 
     With t = -ln sigma the flow is dx/dt = D - x. Over a step of length h its solution is
     e^-h x + integral of e^-(h - s) D(t + s) ds, where D is extrapolated by the polynomial through
     the last estimates. With order 2 and equal steps of t this differs from DPM-Solver++(2M), which
-    weighs the slope by (1 - e^-h) h / 2, in terms of third order alone; that weight is used here.
+    weights the difference by (1 - e^-h) h / 2, only in terms of third order; that weight is used.
 
     Args:
         denoise: estimate of the clean x from (x + sigma eps, sigma).
         x: (b, ...) noise of standard deviation sigmas[0].
         sigmas: falling noise levels; the last one may be 0.
-        order: 2 or 3; the first steps have as many estimates as there are.
+        order: 2 or 3; the first steps use the estimates there are.
     """
     times: list[float] = []
     estimates: list[Tensor] = []

@@ -35,8 +35,8 @@ class Box:
 def level_box(pyramid: Pyramid, level: int, offsets: Tensor) -> Box:
     """Turn pixel offsets on a level's own grid into a box.
 
-    Frames that were picked from a faster video lie at their own time and not at the centre of the
-    span that they stand for, so the box is shifted along time (`Pyramid.time_shift`).
+    Frames that were subsampled are at their own time and not at the centre of the span that they
+    represent, so the box is shifted along time (`Pyramid.time_shift`).
 
     Args:
         offsets: (b, 3) int64 pixels.

@@ -1,6 +1,6 @@
 """Nested patches of video tensors: crop the patch's region, then downsample it (Eq. 6, Sec. 4.1).
 
-Patches of videos that are in memory already; `hpdm_core.data` makes the same ones from files.
+For videos in memory; `hpdm_core.data` makes the same patches from files.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level; `k i j` the finest frames, rows and
 columns that one pixel of a level covers.
@@ -16,10 +16,10 @@ from hpdm_core.geometry.pyramid import AXIS_NAMES, Pyramid, sample_offsets
 
 
 def extract_patches(videos: Tensor, pyramid: Pyramid, offsets: Tensor) -> tuple[Tensor, ...]:
-    """Cut one patch per level out of each video (Eq. 6).
+    """Extract one patch per level from each video (Eq. 6).
 
     A patch's pixel is the mean of the finest-level pixels that it covers in space; in time it is
-    the first of their frames or the mean of them, as `pyramid.temporal_downsampling` says.
+    the first of their frames or the mean of them, by `pyramid.temporal_downsampling`.
     Differentiable in `videos`.
 
     Args:
@@ -50,7 +50,7 @@ def extract_patches(videos: Tensor, pyramid: Pyramid, offsets: Tensor) -> tuple[
 def draw_offsets(
     pyramid: Pyramid, batch: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw nested patches for a batch of videos, uniform as `sample_offsets` says.
+    """Draw nested patches for a batch of videos, uniformly as `sample_offsets` does.
 
     Args:
         batch: number of videos, at least 1.
@@ -109,7 +109,7 @@ def _check_offsets(offsets: Tensor, pyramid: Pyramid, *, num_videos: int) -> Non
         )
     growths = [pyramid.growth(level) for level in range(1, pyramid.num_levels)]
     growth = offsets.new_tensor([(1, 1, 1), *growths])  # (l, 3)
-    # The patch of level 0 covers the whole level, so that it can only be at zero.
+    # The patch of level 0 covers the whole level, so its offset is zero.
     parents = torch.cat([torch.zeros_like(offsets[:, :1]), offsets[:, :-1]], dim=1)
     low = growth * parents
     high = low + (growth - 1) * offsets.new_tensor(pyramid.patch)

@@ -48,7 +48,7 @@ class Pyramid:
         return self.levels[-1]
 
     def scale(self, level: int) -> tuple[float, float, float]:
-        """Return s_l per axis: the share of the full video that a patch of `level` covers."""
+        """Return s_l per axis: the fraction of the full video that a patch of `level` covers."""
         return tuple(p / r for p, r in zip(self.patch, self.levels[level], strict=True))
 
     def growth(self, level: int) -> Size3:
@@ -59,8 +59,8 @@ class Pyramid:
     def time_shift(self, level: int) -> float:
         """Return how much earlier a frame of `level` is than the centre of its span.
 
-        A frame that was picked stands for the time of the first of the k finest frames in its
-        span, (k - 1) / 2 of them before the span's centre; a mean of k stands for the centre.
+        A subsampled frame is at the time of the first of the k finest frames in its span,
+        (k - 1) / 2 of them before the span's centre; a mean of k is at the centre.
 
         Returns:
             a fraction of the whole video, 0 on the finest level.
@@ -75,7 +75,7 @@ class Pyramid:
 
 
 def pyramid_problems(patch: Size3, levels: tuple[Size3, ...]) -> list[str]:
-    """Return what is wrong with a pyramid, in the user's words; empty where it is sound."""
+    """Return the problems of a pyramid as messages; empty if it is valid."""
     if not levels:
         return ["levels is empty; list at least one (frames, height, width)"]
     problems = []
@@ -106,7 +106,7 @@ def sample_offsets(pyramid: Pyramid, rng: np.random.Generator) -> np.ndarray:
     """Draw one nested patch per level, coarse to fine (Sec. 4.1).
 
     On an axis that grows by g, the offset is uniform over [g o, g o + (g - 1) patch], where o is
-    the parent's offset: all places at which the patch still lies inside its parent.
+    the parent's offset: all offsets at which the patch is inside its parent.
 
     Returns:
         (l, 3) int64 offsets in pixels of each level's own grid.

@@ -1,8 +1,8 @@
 """Trilinear resampling of a feature grid at a box inside it (the grid_sample_3D of Eq. 7).
 
 A patch is an axis-aligned box, so that trilinear interpolation is a product of three small
-matrices, one per axis. As matrix products they are exact, differentiable and quicker than a
-general grid sampler, whose cost the authors name as a bottleneck (appendix D).
+matrices, one per axis. As matrix products they are exact, differentiable and faster than a
+general grid sampler, which the authors call a bottleneck (appendix D).
 
 Axis legend: `b` batch, `t h w` grid cells, `d` width.
 """
@@ -54,7 +54,7 @@ def make_resampler(box: Box, grid: Grid, ancestor_grid: Grid | None = None) -> R
     Args:
         box: (b, 3) boxes in units of the ancestor (Eq. 8).
         grid: cells of the box per axis.
-        ancestor_grid: cells of the ancestor per axis; the same as `grid` where left out.
+        ancestor_grid: cells of the ancestor per axis; default: `grid`.
     """
     sources = grid if ancestor_grid is None else ancestor_grid
     matrices = [
@@ -65,7 +65,7 @@ def make_resampler(box: Box, grid: Grid, ancestor_grid: Grid | None = None) -> R
 
 
 def cell_centres(box: Box, grid: Grid) -> Tensor:
-    """Return the place of every cell's centre in the full video, -1 at its start and 1 at its end.
+    """Return the position of every cell's centre in the full video, from -1 to 1.
 
     Args:
         box: (b, 3) boxes in units of the full video.

@@ -1,4 +1,4 @@
-"""Tiles that cover a level at inference, their averaging, and their chains of ancestors (Sec. 4.4).
+"""Tiles that cover a level at inference, their averaging, and their ancestors (Sec. 4.4).
 
 Offsets are whole pixels of a level's own grid. With overlap along an axis the stride is half a
 patch, so that a level of R pixels takes 2 R / r - 1 tiles of r; without, R / r.
@@ -25,7 +25,7 @@ def parse_overlap(text: str) -> str:
         text: 'none', or any of the letters f (frames), h (height), w (width), in any order.
 
     Raises:
-        RecipeError: `text` holds anything else.
+        RecipeError: `text` is anything else.
     """
     if text == "none":
         return ""
@@ -71,9 +71,9 @@ def tile_borders(
 
 
 def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
-    """Return for each patch the tile one level down that holds it and whose centre is nearest.
+    """Return for each patch the tile one level down that contains it and has the nearest centre.
 
-    The candidates are the tiles of the fully overlapping grid; of two as near, the lower is taken.
+    The candidates are the tiles of the fully overlapping grid; ties go to the lower one.
 
     Args:
         level: the patches' level, at least 1.
@@ -89,7 +89,7 @@ def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
         stride = patch // 2 if size > patch else patch
         grid = torch.arange(0, size - patch + 1, stride)
         start = offsets[:, axis, None]
-        # In units of the finer level's pixels, where everything is whole.
+        # In units of the finer level's pixels, where everything is an integer.
         inside = (growth * grid <= start) & (start + patch <= growth * (grid + patch))
         distance = (2 * start + patch - growth * (2 * grid + patch)).abs()
         distance = distance.masked_fill(~inside, torch.iinfo(torch.int64).max)
@@ -116,8 +116,8 @@ class Ancestry:
 
     Args:
         offsets: per level k <= l the (n_k, 3) offsets of its patches: the tiles themselves on
-            level l, their different ancestors below.
-        parents: per level k <= l the (n_k,) place of each patch's parent among those of k - 1;
+            level l, their distinct ancestors below.
+        parents: per level k <= l the (n_k,) index of each patch's parent among those of k - 1;
             zeros on level 0.
     """
 

@@ -1,1 +1,1 @@
-"""Whole videos from a denoiser of patches: tiles, caching, levels one after the other."""
+"""Whole videos from a patch denoiser: tiled inference, activation cache, level by level."""

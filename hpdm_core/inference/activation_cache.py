@@ -1,7 +1,7 @@
-"""A store for activations that do not change over a level's steps, within byte budgets (Sec. 4.5).
+"""Cache of activations that are constant over a level's steps, within byte budgets (Sec. 4.5).
 
-What fits stays on the device, then in the computer's memory; what fits nowhere is not kept, and
-its owner computes it again.
+Entries go to the device first, then to host memory; what fits in neither is not kept and is
+recomputed by the caller.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class ActivationCache:
     Args:
         device: where entries are used.
         device_budget: bytes that may be kept on the device.
-        host_budget: bytes that may be kept in the computer's memory beside it.
+        host_budget: bytes that may be kept in host memory.
     """
 
     device: torch.device
@@ -31,22 +31,22 @@ class ActivationCache:
 
     @property
     def nbytes(self) -> tuple[int, int]:
-        """Bytes kept on the device and in the computer's memory."""
+        """Bytes kept on the device and in host memory."""
         return sum(self._device_bytes.values()), sum(self._host_bytes.values())
 
     def fits(self, entry: Entry) -> bool:
-        """Say whether `entry`, which may lie on the meta device, could be kept now."""
+        """Return whether `entry`, which may be on the meta device, could be kept now."""
         on_device, on_host = self.nbytes
         room = (self.device_budget - on_device, self.host_budget - on_host)
         return _nbytes(entry) <= max(room)
 
     def put(self, key: object, entry: Entry, *, device_only: bool = False) -> bool:
-        """Keep `entry` where it fits; return whether it is kept.
+        """Keep `entry` if it fits; return whether it was kept.
 
         Args:
-            key: what it is found by.
+            key: its name.
             entry: tensors.
-            device_only: do not move it to the computer's memory, from where it comes back slowly.
+            device_only: do not move it to host memory, which is slow to read from.
         """
         size = _nbytes(entry)
         on_device, on_host = self.nbytes
@@ -61,11 +61,11 @@ class ActivationCache:
         return False
 
     def has(self, key: object) -> bool:
-        """Say whether an entry is kept under `key`."""
+        """Return whether an entry is kept under `key`."""
         return key in self._entries
 
     def on_device(self, key: object) -> bool:
-        """Say whether an entry is kept under `key` on the device."""
+        """Return whether an entry is kept under `key` on the device."""
         return key in self._device_bytes
 
     def get(self, key: object, rows: Tensor | None = None) -> Entry | None:
@@ -78,12 +78,12 @@ class ActivationCache:
         return tuple(x.to(self.device, non_blocking=True) for x in entry)
 
     def drop(self, key: object) -> None:
-        """Forget an entry, if it is there."""
+        """Remove an entry, if present."""
         for table in (self._entries, self._device_bytes, self._host_bytes):
             table.pop(key, None)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         for table in (self._entries, self._device_bytes, self._host_bytes):
             table.clear()
 
@@ -93,7 +93,7 @@ def _nbytes(entry: Entry) -> int:
 
 
 def _to_host(x: Tensor) -> Tensor:
-    """Copy to pinned memory where there is a GPU: it comes back faster and beside other work."""
+    """Copy to pinned memory if there is a GPU: transfers back are faster and asynchronous."""
     if x.device.type != "cuda":
         return x.cpu()
     pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)

@@ -1,9 +1,9 @@
-"""What tiles need of the finished lower levels, computed once per level (Sec. 4.4, 4.5).
+"""Context of tiles from the finished lower levels, computed once per level (Sec. 4.4, 4.5).
 
-Information flows from coarse to fine only, so that neither the features of an ancestor nor the
-context that a tile gets of them depends on the tile's own noise: kept over the steps they give
-the same videos as computed again. Ancestors are shared (343 tiles of UCF's last level have 27
-parents), so their features are computed once each, then each tile's context from them.
+Information flows from coarse to fine only, so neither the features of an ancestor nor the
+context of a tile depends on the tile's own noise: caching them over the steps is exact. Ancestors
+are shared (the 343 tiles of the last level for UCF-101 have 27 parents), so their features are
+computed once each, then each tile's context from them.
 
 Items are pairs (sample, patch), flattened with the patch running fastest.
 
@@ -26,7 +26,7 @@ from hpdm_core.records import Condition, LevelOutput
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSource:
-    """Gives tiles their context.
+    """Computes and caches the context of tiles.
 
     Args:
         denoiser: the network.
@@ -36,7 +36,7 @@ class ContextSource:
         sigma: noise level of the lower levels.
         condition: (b,) rows.
         batch: patches per call of the network.
-        cache: where to keep what does not change; None computes all again on every call.
+        cache: activation cache; None recomputes on every call.
         branch: name of these rows in the cache, which guidance shares with those without condition.
         latents: per lower level (i, n, d) the ancestors' latents of an earlier pass; empty without
             latent self-conditioning.
@@ -54,7 +54,7 @@ class ContextSource:
     latents: list[Tensor]
 
     def context(self, key: object, items: Tensor) -> tuple[Tensor, ...]:
-        """Return the context of the tiles `items` (i,), kept under `key`."""
+        """Return the context of the tiles `items` (i,), cached under `key`."""
         if self.ancestry.level == 0:
             return ()
         kept = None if self.cache is None else self.cache.get(self._context_key(key))
@@ -62,14 +62,14 @@ class ContextSource:
             return kept
         context = self._context(self.ancestry.level, self._chain(self.ancestry.level, items))
         if self.cache is not None:
-            # From features on the device a context is had sooner than from the computer's memory.
+            # Recomputing a context from features on the device is faster than a host transfer.
             lower = range(self.ancestry.level)
             near = all(self.cache.on_device(self._features_key(k)) for k in lower)
             self.cache.put(self._context_key(key), context, device_only=near)
         return context
 
     def prepare(self, *, self_conditioning: bool) -> None:
-        """Run every ancestor once, coarse to fine, and keep its features.
+        """Run every ancestor once, coarse to fine, and cache its features.
 
         With latent self-conditioning each ancestor runs twice, as in training: its latents of a
         first pass start the second.
@@ -83,15 +83,15 @@ class ContextSource:
                 self._keep_features(level, chunks)
 
     def settle(self, keys: Sequence[object]) -> None:
-        """Forget the ancestors' features once the context of all `keys` is kept."""
+        """Drop the ancestors' features once the context of all `keys` is cached."""
         if all(self.cache.has(self._context_key(key)) for key in keys):
             for level in range(self.ancestry.level):
                 self.cache.drop(self._features_key(level))
 
     def _keep_features(self, level: int, chunks: Sequence[Tensor]) -> None:
-        """Keep the features of all ancestors of a level as one table, if there is room.
+        """Cache the features of all ancestors of a level as one entry, if they fit.
 
-        Room is asked for before anything is computed beyond the first chunk.
+        Checked before anything is computed beyond the first chunk.
         """
         first = self._run(level, chunks[0], self._latents(level, chunks[0])).features
         rows = self._num_items(level)
@@ -105,7 +105,7 @@ class ContextSource:
         self.cache.put(self._features_key(level), entry)
 
     def _chain(self, level: int, items: Tensor) -> list[Tensor]:
-        """Return for each level the items that those of `level` are nested in, themselves last."""
+        """Return per level the items in which those of `level` are nested, themselves last."""
         chain = [items]
         for k in range(level, 0, -1):
             sample, patch = self._split(k, chain[0])
@@ -171,18 +171,18 @@ class ContextSource:
 
 
 def gather_patches(pyramid: Pyramid, video: Tensor, sample: Tensor, offsets: Tensor) -> Tensor:
-    """Cut patches out of videos.
+    """Extract patches from videos.
 
     Args:
         video: (b, c, t, h, w).
-        sample: (i,) which video each patch is cut from.
-        offsets: (i, 3) where.
+        sample: (i,) index of each patch's video.
+        offsets: (i, 3) of the patches in pixels.
 
     Returns:
         (i, c, t, h, w) of the patch size.
     """
     windows = video
     for axis, size in enumerate(pyramid.patch, start=2):
-        windows = windows.unfold(axis, size, 1)  # a view of the patch at every place
+        windows = windows.unfold(axis, size, 1)  # a view of the patch at every offset
     t, h, w = offsets.to(video.device).unbind(1)
     return windows[sample.to(video.device), :, t, h, w]

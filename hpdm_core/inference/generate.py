@@ -1,4 +1,4 @@
-"""From seeds to videos, level by level: the only sampling path (Sec. 4.4, appendix A).
+"""Sampling of videos, level by level: the only sampling path (Sec. 4.4, appendix A).
 
 All noise of a video comes from generators of its own, one per level, on the CPU: a video depends
 on its seed, condition and settings alone.
@@ -22,7 +22,7 @@ from hpdm_core.records import Condition
 from hpdm_core.seeds import derive_seed
 
 CHANNELS = 3
-# Tokens of all tiles of one call: enough to fill a processor, few enough for its memory.
+# Tokens of all tiles per call: enough to fill a device, few enough for its memory.
 TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
 
@@ -35,8 +35,8 @@ class SamplingSettings:
         overlap: axes with 50% overlap, as `parse_overlap` returns them.
         guidance: classifier-free guidance.
         clip_denoised: clip each estimate of the video to [-1, 1].
-        context_sigma: noise level at which finished levels are given as context.
-        self_conditioning: whether latents start from those of the step before.
+        context_sigma: noise level of finished levels when used as context.
+        self_conditioning: whether latents start from those of the previous step.
     """
 
     solvers: tuple[Solver, ...]
@@ -49,12 +49,12 @@ class SamplingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
-    """How the work is divided; none of it changes a video.
+    """How sampling is executed; none of it affects the results.
 
     Args:
         device: where the network is.
         tile_batch: patches per call of the network.
-        make_cache: makes the store of what does not change over a level's steps, or None.
+        make_cache: makes a level's activation cache, or None.
         shard: this process's part of the tiles.
         advance: called after every call of a level's solver with (level, calls of that level).
     """
@@ -84,7 +84,7 @@ def generate(
         settings: solvers and tiles; `settings.solvers` may stop early, at a coarser level.
         seeds: one per video.
         condition: one row per video.
-        work: how the work is divided.
+        work: how sampling is executed.
 
     Returns:
         per level (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
@@ -92,7 +92,7 @@ def generate(
     finished: list[Tensor] = []
     lower: list[Tensor] = []
     for level in range(len(settings.solvers)):
-        # In a function of its own, so that a level's cache is gone before the next one's is made.
+        # A separate function, so that a level's cache is freed before the next one's is made.
         video = _sample_level(
             denoiser,
             pyramid,
@@ -110,12 +110,12 @@ def generate(
 
 
 def solver_calls(settings: SamplingSettings, level: int) -> int:
-    """Return how often the solver asks for a level's estimate."""
+    """Return how often a level's solver calls the denoiser."""
     return len(settings.solvers[level].evaluated_sigmas())
 
 
 def evaluations(settings: SamplingSettings, level: int) -> int:
-    """Return how often a whole level is denoised: twice for each call where guidance is active."""
+    """Return the NFE of a level: two per solver call where guidance is active."""
     sigmas = settings.solvers[level].evaluated_sigmas()
     return len(sigmas) + sum(settings.guidance.active(sigma) for sigma in sigmas)
 
@@ -165,7 +165,7 @@ def _sample_level(
     solver = settings.solvers[level]
     generators = [_generator(seed, "level", level) for seed in seeds]
     shape = (len(seeds), CHANNELS, *pyramid.levels[level])
-    # As in EDM the solver's state is float64: rounding at large noise would outlast the steps.
+    # As in EDM the solver's state is float64: rounding errors at high noise would persist.
     x = torch.empty(shape, device=work.device, dtype=torch.float64)
     x = draw_like(x, generators) * solver.sigma_max
     return solver.solve(denoise, x, noise=lambda: draw_like(x, generators)).float()

@@ -27,9 +27,9 @@ class TileShard:
     """This process's part of the tiles of one video (`--shard tiles`).
 
     Args:
-        rank: which of the processes this is.
-        world_size: how many there are.
-        sum_over_processes: adds a tensor up over all of them, in place.
+        rank: of this process.
+        world_size: number of processes.
+        sum_over_processes: all-reduces a tensor in place.
     """
 
     rank: int = 0
@@ -44,16 +44,16 @@ class TiledLevel:
     Args:
         denoiser: the network.
         pyramid: the levels.
-        level: which one this denoises.
+        level: index of the level.
         overlap: axes with 50% overlap, as `parse_overlap` returns them.
         condition: (b,) rows.
         lower: per lower level (b, c, t, h, w) the finished video at noise level `context_sigma`.
         context_sigma: noise level of the lower levels.
         tile_batch: tiles per call of the network, over samples and tiles together.
-        cache: where to keep what does not change over the steps; None computes it every time.
-        self_conditioning: whether latents start from those of the step before.
+        cache: activation cache; None recomputes in every step.
+        self_conditioning: whether latents start from those of the previous step.
         shard: this process's part of the tiles.
-        branch: name of these rows in the cache, where another level shares it (guidance).
+        branch: name of these rows in the cache, which guidance shares.
     """
 
     denoiser: LevelDenoiser
@@ -80,7 +80,7 @@ class TiledLevel:
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the averaged estimate of the clean video.
 
-        Where memory runs out, tile batches shrink and the cache moves off the device.
+        If memory runs out, tile batches shrink and the cache moves off the device.
 
         Args:
             x: (b, c, t, h, w) at noise level `sigma`.
@@ -94,12 +94,12 @@ class TiledLevel:
                 break
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
-            self._shrink(reason)  # out here, where the error no longer holds on to tensors
+            self._shrink(reason)  # out here, where the exception no longer references tensors
         self.shard.sum_over_processes(total)
         return total / self._counts.to(x.device)
 
     def _own_tiles(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
-        """Denoise this process's tiles; return their sum in place and their latents."""
+        """Denoise this process's tiles; return their sum over the level and their latents."""
         items = torch.arange(len(x) * len(self._offsets))
         items = items.tensor_split(self.shard.world_size)[self.shard.rank]
         total = torch.zeros_like(x)
@@ -144,7 +144,7 @@ class TiledLevel:
         sigma: float,
         latents: Tensor | None,
     ) -> Tensor:
-        """Denoise one chunk of tiles and add them where they belong, in a fixed order."""
+        """Denoise one chunk of tiles and accumulate them, in a fixed order."""
         sample, tile = items // len(self._offsets), items % len(self._offsets)
         offsets = self._offsets[tile]
         result = self.denoiser.denoise(
@@ -161,7 +161,7 @@ class TiledLevel:
         return result.latents
 
     def _shrink(self, reason: str) -> None:
-        """Make room: fewer tiles at a time, less of the cache on the device, no tiles' latents."""
+        """Free memory: fewer tiles at a time, a smaller cache on the device, no latents."""
         cache = self.cache
         held = 0 if cache is None else cache.nbytes[0]
         if self.tile_batch == 1 and held == 0:

@@ -1,6 +1,6 @@
 """The detector that ships with the package: a small 3D-convolution classifier of the shapes.
 
-It judges videos of the built-in data set without any download. Its scores have their own names
+It scores videos of the built-in data set without any download. Its scores have their own names
 ('Frechet distance on bundled features', 'class score on bundled features') and are not FVD or IS:
 only figures of the same detector can be compared.
 
@@ -30,7 +30,7 @@ STAGE_STRIDES = ((2, 2, 2), (2, 2, 2), (1, 2, 2), (2, 2, 2))
 class BundledNetwork(nn.Module):
     """Four strided 3D convolutions; the features are the mean activation of each stage.
 
-    The early stages see texture and noise, the late ones shape and motion.
+    Early stages respond to texture and noise, late ones to shape and motion.
 
     Args:
         num_outputs: width of the linear head on the last stage.
@@ -64,12 +64,12 @@ class BundledNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class BundledDetector:
-    """The trained classifier, with what is known about it.
+    """The trained classifier and its accuracy.
 
     Args:
         network: in eval mode.
         classes: names, in the order of `probabilities`.
-        accuracy: share of clean held-out videos that are named right.
+        accuracy: on clean held-out videos.
         accuracy_damaged: the same for held-out videos that were recoloured, moved, blurred,
             made noisy or compressed.
         sha256: of the weights file.

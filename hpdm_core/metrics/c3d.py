@@ -1,6 +1,6 @@
 """C3D (Tran et al. 2015), fine-tuned on UCF-101: the classifier of the field's Inception Score.
 
-An own port that takes the arrays which TGANv2 distributes (Saito et al. 2020), and the TorchScript
+Our port for the arrays that TGANv2 distributes (Saito et al. 2020), and the TorchScript
 file of later evaluators. Both read 16 frames and return probabilities of the 101 classes.
 
 Axis legend: `b` batch, `c` channels, `t h w` video.
@@ -68,7 +68,7 @@ class C3D(nn.Module):
 def load_c3d_port(
     weights: Path, mean: Path, *, sha256: str, device: torch.device | str
 ) -> Detector:
-    """Return the own port with TGANv2's arrays `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
+    """Return our port with TGANv2's arrays `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
 
     Raises:
         MetricError: where a file holds other arrays.

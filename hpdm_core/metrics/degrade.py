@@ -1,4 +1,4 @@
-"""Damage of known strength, done to videos: what a score must notice, and a detector must survive.
+"""Video degradations of known strength, which scores must detect and detectors must tolerate.
 
 Every function takes and returns a video (t, h, w, 3) uint8 and leaves its argument as it was.
 
@@ -36,7 +36,7 @@ def blur(video: Tensor, sigma: float) -> Tensor:
 
 
 def shuffle_frames(video: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Put a share of the frames, chosen at random, into a random order among themselves."""
+    """Shuffle a random subset of the frames among themselves."""
     num = len(video)
     chosen = torch.randperm(num, generator=generator)[: round(share * num)]
     order = torch.arange(num)
@@ -45,7 +45,7 @@ def shuffle_frames(video: Tensor, share: float, generator: torch.Generator) -> T
 
 
 def freeze_frames(video: Tensor, share: float) -> Tensor:
-    """Replace the last share of the frames by the last frame before them."""
+    """Freeze the last fraction of the frames at the frame before them."""
     last = max(0, len(video) - 1 - round(share * len(video)))
     return video[torch.arange(len(video)).clamp(max=last)]
 
@@ -53,7 +53,7 @@ def freeze_frames(video: Tensor, share: float) -> Tensor:
 def compress_h264(video: Tensor, crf: int) -> Tensor:
     """Encode as H.264 at a constant rate factor (18 is fine, 40 is poor) and decode again.
 
-    Odd sides are padded by one repeated row or column on the way, as 4:2:0 chroma needs even ones.
+    Odd sides are padded by one repeated row or column first, as 4:2:0 chroma needs even ones.
     """
     _, height, width, _ = video.shape
     frames = np.pad(video.numpy(), ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

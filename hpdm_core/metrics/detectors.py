@@ -1,4 +1,4 @@
-"""What scores ask of a detector, and what all detectors do to their input.
+"""The interface of detectors, and their common preprocessing.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `d` output width.
 """
@@ -16,7 +16,7 @@ from hpdm_core.errors import MetricError
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A network seen from outside: videos in, rows of numbers out.
+    """A feature extractor or classifier: videos in, one row per video out.
 
     Args:
         name: names the network and the variant, such as `i3d-torchscript`.
@@ -67,7 +67,7 @@ class Detector:
 
 
 def resize_frames(videos: Tensor, side: int, *, align_corners: bool = False) -> Tensor:
-    """Resize every frame to side x side, bilinear without antialiasing, as peers' evaluators do.
+    """Resize every frame to side x side, bilinear without antialiasing, as other evaluators do.
 
     Args:
         videos: (b, t, h, w, 3) of any type.

@@ -16,7 +16,7 @@ from hpdm_core.metrics.store import CHUNK, Chunk, FeatureStore
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Stands for a clip that could not be used.
+    """In place of a clip that could not be used.
 
     Args:
         reason: in words, naming the video.
@@ -26,7 +26,7 @@ class Skipped:
 
 
 class ClipSource(Protocol):
-    """Clips in a fixed order, reachable by place."""
+    """Clips in a fixed order, accessed by index."""
 
     def __len__(self) -> int: ...
 
@@ -45,16 +45,16 @@ def extract(
     world_size: int = 1,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Fill the stores for the first `count` clips; each clip is made once for all detectors.
+    """Fill the stores for the first `count` clips; each clip is loaded once for all detectors.
 
     Args:
-        source: where clips come from.
+        source: of the clips.
         targets: detectors, each with the store of its outputs.
         count: number of places to fill.
         batch: clips per pass of a detector.
         rank, world_size: this process takes every world_size-th chunk of all, so that processes
             that start at different times still share them without a gap.
-        on_clips: told how many more clips are done.
+        on_clips: called with the number of newly finished clips.
     """
     lacking = [(detector, store, set(store.missing(count))) for detector, store in targets]
     todo = sorted(set().union(*(ranges for _, _, ranges in lacking)))

@@ -1,8 +1,7 @@
 """I3D (Carreira and Zisserman 2017, Kinetics-400), whose logits are the features of FVD.
 
-Two ways to the same network: the TorchScript file that the field uses, and an own port that takes
-the state dict VideoGPT distributes. Features are the 400 logits before the softmax, averaged over
-time.
+The same network in two forms: the TorchScript file that the field uses, and our port for the state
+dict that VideoGPT distributes. Features are the 400 logits before the softmax, averaged over time.
 
 Axis legend: `b` batch, `c` channels, `t h w` video.
 """
@@ -143,7 +142,7 @@ class I3D(nn.Module):
 
 
 def load_i3d_port(path: Path, *, sha256: str, device: torch.device | str) -> Detector:
-    """Return the own port with VideoGPT's state dict; the caller has checked the file's hash.
+    """Return our port with VideoGPT's state dict; the caller has checked the file's hash.
 
     Raises:
         MetricError: where the file holds other parameters.

@@ -1,4 +1,4 @@
-"""Which detectors `hpdm eval-fvd` needs, where their files are, and what its scores are called."""
+"""Detectors of `hpdm eval-fvd`, their files, and the names of its scores."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.weights import Fetch, obtain, verify
-from hpdm_core.progress import Progress, Silent
+from hpdm_core.progress import Progress
 
 MetricName = Literal["fvd", "is"]
 METRICS: tuple[MetricName, ...] = ("fvd", "is")
-# Seconds before an address is tried again: there are others.
+# Seconds before a retry of one mirror.
 MIRROR_PAUSE = 0.05
 
 
@@ -43,20 +43,20 @@ class Metric:
 
 
 def cache_folder() -> Path:
-    """Return where detectors and features are kept between runs."""
+    """Return the cache folder of detectors and features."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "hpdm"
 
 
 def fetch_from_mirrors(progress: Progress) -> Fetch:
-    """Return a function that tries one address after the other."""
+    """Return a function that tries mirrors in turn."""
 
     def fetch(urls: Sequence[str], path: Path, sha256: str) -> None:
         problem: Exception = MetricError("no address")
         for url in urls:
             try:
                 remote = Remote(url=url, sha256=sha256)
-                download(remote, path, Silent(progress=progress), pause=MIRROR_PAUSE)
+                download(remote, path, progress, pause=MIRROR_PAUSE)
                 return
             except (HpdmError, OSError) as error:
                 problem = error
@@ -67,7 +67,7 @@ def fetch_from_mirrors(progress: Progress) -> Fetch:
 
 
 def check_names(metrics: list[str], detector: str) -> None:
-    """Raise MetricError for metrics or a detector that there are not."""
+    """Raise MetricError for unknown metrics or detectors."""
     if not metrics or set(metrics) - set(METRICS):
         raise MetricError(
             "unknown metrics", got=",".join(metrics) or "none", expected="fvd, is or fvd,is"
@@ -91,7 +91,7 @@ def load_metrics(
         fetch: downloads a file; None for no network.
 
     Raises:
-        MetricError: a file that is absent or another.
+        MetricError: a file is absent or has another checksum.
     """
     if detector == "bundled":
         return [_bundled(name, device) for name in METRICS if name in names]
@@ -128,7 +128,7 @@ def _bundled(name: MetricName, device: torch.device) -> Metric:
 
 def _i3d(detector: str, folder: Path, device: torch.device, fetch: Fetch | None) -> Detector:
     if detector == "i3d":
-        # A file that is already here comes before a download of the other.
+        # A file on disk is preferred to a download of the other.
         port = folder / weights.I3D_STATE_DICT.name
         if port.is_file() and not (folder / weights.I3D_TORCHSCRIPT.name).is_file():
             return _i3d_file(port, device)
@@ -137,7 +137,7 @@ def _i3d(detector: str, folder: Path, device: torch.device, fetch: Fetch | None)
 
 
 def _i3d_file(path: Path, device: torch.device) -> Detector:
-    """Tell the two public files apart by their checksums; no other is loaded."""
+    """Identify the two public files by their checksums; no other is loaded."""
     if weights.git_blob_of(path) == weights.I3D_STATE_DICT.git_blob:
         return load_i3d_port(path, sha256=weights.sha256_of(path), device=device)
     sha256 = verify(path, weights.I3D_TORCHSCRIPT)

@@ -20,8 +20,7 @@ NAME = re.compile(
     r"fvd(?P<fakes>full|\d+k?)_(?:(?P<frames>\d+)f(?:_stride(?P<stride>\d+))?|level(?P<level>\d+))"
 )
 EXAMPLES = "fvd10k_16f, fvd2048_16f, fvd512_16f, fvd2048_64f, fvd10k_16f_stride4, fvd512_level0"
-# Below this many videos of either set a Frechet distance says more about the number than about
-# the videos.
+# Below this many videos of either set, a Frechet distance is dominated by its bias.
 MIN_VIDEOS = 256
 
 
@@ -30,7 +29,7 @@ class Protocol:
     """What is compared.
 
     Args:
-        num_fakes: number of generated videos, None for all there are.
+        num_fakes: number of generated videos, None for all available.
         frames: number of frames of a clip; None where a pyramid level decides.
         stride: a clip takes every n-th frame.
         level: the pyramid level whose own resolution and frame rate are compared, or None.

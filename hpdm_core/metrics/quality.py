@@ -1,7 +1,7 @@
-"""What the eye sees first in generated videos: flicker, pixel noise, seams between tiles, blur.
+"""Visible artefacts of generated videos: flicker, pixel noise, seams between tiles, blur.
 
 No reference and no network is needed, but flicker, noise and high frequencies depend on content:
-set them beside the same figures of real videos at the same size. Amplitudes are on the scale
+compare them with those of real videos at the same size. Amplitudes are on the scale
 [-1, 1] of the model's videos (one grey level is 2 / 255). Measure frames that went through no
 lossy codec: H.264 removes noise, and the edges of its blocks of 4 and 8 pixels look like seams.
 
@@ -28,7 +28,7 @@ Borders = tuple[Positions, Positions, Positions]
 
 @dataclass(frozen=True, kw_only=True)
 class Seams:
-    """Step across tile borders over the step beside them; 1 where tiles leave no trace.
+    """Step across tile borders over the step beside them; 1 if there are no seams.
 
     nan where it is undefined (no border along the axis, or nothing but equal pixels); infinity
     where pixels differ at the borders and nowhere beside them.

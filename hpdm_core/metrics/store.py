@@ -1,9 +1,8 @@
-"""Detector outputs on disk, in chunks of videos: what makes scores resumable and cheap to repeat.
+"""Detector outputs on disk, in chunks of videos: scores can be resumed and repeated cheaply.
 
-A store belongs to one set of videos, cut in one way, seen by one detector; all of that is its key.
-A chunk holds a fixed range of places in the set's order, so that any number of processes may fill
-different chunks, an interrupted run resumes where it stopped, and another protocol reads what
-is there.
+A store belongs to one set of videos, one clip format and one detector, which form its key. A chunk
+holds a fixed range of indices, so that several processes can fill different chunks, an interrupted
+run resumes where it stopped, and another protocol reuses them.
 
 Axis legend: `n` videos, `d` output width.
 """
@@ -45,8 +44,8 @@ class FeatureStore:
     """The chunks of one key, below a folder of stores.
 
     Args:
-        folder: where stores of all keys lie.
-        key: all that the outputs depend on; written beside them.
+        folder: of all stores.
+        key: everything that the outputs depend on; written beside them.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, object]) -> None:

@@ -1,10 +1,9 @@
 """Train the bundled detector: `python -m hpdm_core.metrics.train_bundled [--steps N] [--out FILE]`.
 
-It learns the shapes' classes from videos rendered on the spot, at many sizes and lengths, which
-are recoloured, moved, blurred, made noisy, compressed or put out of order on the way, so that it
-judges generated videos by shape and motion and not by how they were made. Three more outputs
-guess the noise, the blur and the disorder, which makes the features notice them; they are not
-part of the class score.
+It learns the shapes' classes from videos rendered during training, at many sizes and lengths, which
+are recoloured, moved, blurred, noised, compressed or shuffled in time, so that it classifies
+generated videos by shape and motion. Three more outputs predict the strength of noise, blur and
+shuffling, which makes the features sensitive to them; they are not part of the class score.
 
 Axis legend: `b` batch, `c` channels, `t h w` video.
 """
@@ -28,7 +27,7 @@ from hpdm_core.metrics.bundled import WEIGHTS, BundledNetwork, to_network_input
 
 SIZES = (32, 48, 64, 96)
 LENGTHS = (4, 8, 12, 16, 24, 32)
-# Training seeds and held-out seeds lie in two ranges that cannot meet.
+# Training and held-out seeds are in disjoint ranges.
 TRAIN_SEEDS, TEST_SEEDS = 1 << 40, 1 << 41
 NUM_TEST = 1800
 DAMAGE_WEIGHT = 0.3
@@ -36,7 +35,7 @@ DAMAGE_WEIGHT = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One video as the network sees it.
+    """One training sample.
 
     Args:
         video: (3, 16, 64, 64) float32 in [-1, 1].
@@ -63,7 +62,7 @@ def make_example(seed: int, *, damaged: bool) -> Example:
 
 
 def train(*, steps: int, batch_size: int = 32, lr: float = 2e-3) -> BundledNetwork:
-    """Return a network trained on videos that are drawn once each."""
+    """Return a network trained on videos that are rendered once each."""
     torch.manual_seed(0)
     network = BundledNetwork(len(SHAPE_CLASSES) + 3).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
@@ -88,7 +87,7 @@ def train(*, steps: int, batch_size: int = 32, lr: float = 2e-3) -> BundledNetwo
 
 @torch.inference_mode()
 def accuracy(network: BundledNetwork, *, damaged: bool, num: int = NUM_TEST) -> float:
-    """Return the share of held-out videos that are named right."""
+    """Return the accuracy on held-out videos."""
     right = 0
     for first in range(TEST_SEEDS, TEST_SEEDS + num, 50):
         batch = [make_example(seed, damaged=damaged) for seed in range(first, first + 50)]
@@ -99,7 +98,7 @@ def accuracy(network: BundledNetwork, *, damaged: bool, num: int = NUM_TEST) -> 
 
 
 def main() -> None:
-    """Train, measure on held-out videos, and write the weights with what was measured."""
+    """Train, evaluate on held-out videos, and write the weights with their accuracy."""
     parser = argparse.ArgumentParser(description="Train the detector that ships with the package.")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=WEIGHTS)

@@ -1,4 +1,4 @@
-"""How far a Frechet distance can be trusted: its spread, its bias, its course over fakes (Fig. 8).
+"""Uncertainty of a Frechet distance: spread, bias, and dependence on the number of fakes (Fig. 8).
 
 Axis legend: `n` samples, `d` feature width.
 """
@@ -38,10 +38,10 @@ def bootstrap_std(
 def small_sample_bias(fakes: Tensor, real: FeatureStats, *, seed: int) -> float | None:
     """Return about how much the distance is too high because there are only n fakes.
 
-    The distance is symmetric, so the two may change places: the bias of few real videos.
+    The distance is symmetric: with the arguments exchanged, the bias of few real videos.
 
     The bias falls as 1/n (Chong and Forsyth 2020), so the mean distance of the two halves exceeds
-    that of the whole by as much as the whole exceeds that of endless fakes.
+    that of the whole by as much as the whole exceeds that of infinitely many fakes.
 
     Args:
         fakes: (n, d) features; fewer than four say nothing, and give None.

@@ -1,4 +1,4 @@
-"""The detectors' weight files: where they come from, how they are told apart, who may load them.
+"""The detectors' weight files: sources, checksums, and which may be loaded.
 
 None of them ships with the package: they carry no licence that would allow it.
 """
@@ -17,7 +17,7 @@ Fetch = Callable[[Sequence[str], Path, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A file that somebody else publishes.
+    """A file published by a third party.
 
     Args:
         name: file name.
@@ -97,7 +97,7 @@ def verify(path: Path, file: WeightFile) -> str:
     it with `.sha256` added to its name, as `sha256sum` writes it.
 
     Raises:
-        MetricError: where it is another file, or code that nobody vouches for.
+        MetricError: where it is another file, or code without a known checksum.
     """
     sha256 = sha256_of(path)
     known = file.sha256 or (_vouched(path) if file.is_code else None)
@@ -127,7 +127,7 @@ def obtain(file: WeightFile, folder: Path, *, fetch: Fetch | None = None) -> Pat
         fetch: downloads and verifies; None for no network.
 
     Raises:
-        MetricError: where it cannot be had, with all that is needed to fetch it by hand.
+        MetricError: it is not available, with instructions to fetch it by hand.
     """
     path = folder / file.name
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Adaptive computation: each block runs on the lowest levels alone (Sec. 4.3, Listing 1).
+"""Adaptive computation: each block runs only on the lowest levels (Sec. 4.3, Listing 1).
 
 Axis legend: `b` batch, `l` level, `n` tokens, `d` width.
 """
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def first_block(levels_per_block: Sequence[int], level: int) -> int:
-    """Return the first block that `level` enters; all later ones run on it too."""
+    """Return the first block that runs on `level`; all later ones do too."""
     return next(block for block, load in enumerate(levels_per_block) if load > level)
 
 
 def block_passes(levels_per_block: Sequence[int], level: int) -> int:
-    """Return how many blocks run on `level`: its cost in one evaluation of the network."""
+    """Return how many blocks run on `level`: its cost in one forward pass."""
     return len(levels_per_block) - first_block(levels_per_block, level)
 
 

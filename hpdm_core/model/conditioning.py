@@ -1,4 +1,4 @@
-"""Conditioning tokens: the noise level, and a class or a text (design of Fig. 11, Table 8).
+"""Conditioning tokens: the noise level, and a class or text (design of Fig. 11, Table 8).
 
 Axis legend: `b` batch, `k` conditioning tokens, `d` width.
 """
@@ -20,8 +20,8 @@ class NoiseEmbedding(nn.Module):
         width: width of the token; even.
     """
 
-    # ln(sigma) / 4 spans some 2.7 for sigma in 0.002..80: the slowest sinusoid must still tell
-    # its ends apart, the fastest one neighbouring solver steps.
+    # ln(sigma) / 4 spans some 2.7 for sigma in 0.002..80: the slowest sinusoid must still
+    # separate its ends, the fastest one neighbouring solver steps.
     FASTEST, SLOWEST = 100.0, 0.1
 
     def __init__(self, width: int) -> None:
@@ -44,7 +44,7 @@ class ConditioningTokens(nn.Module):
 
     Args:
         width: width of the tokens that blocks read.
-        num_classes: size of the class table, less its entry for 'none'; None without classes.
+        num_classes: number of classes, without the entry for 'none'; None without classes.
         condition_width: width of class embeddings or of text tokens; None without either.
     """
 
@@ -58,11 +58,11 @@ class ConditioningTokens(nn.Module):
         self.project = nn.Linear(condition_width, width) if condition_width is not None else None
 
     def forward(self, c_noise: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """Return (b, k, d) tokens and their (b, k) mask (None where all count).
+        """Return (b, k, d) tokens and their (b, k) mask (None if all are valid).
 
         Args:
             c_noise: (b,) ln(sigma) / 4.
-            condition: (b,) rows; 'none' is the class table's last entry, or a text whose tokens
+            condition: (b,) rows; 'none' is the last class embedding, or a text whose tokens
                 are all masked.
 
         Raises:

@@ -1,10 +1,10 @@
-"""What the network costs, counted from its layers' shapes: arithmetic and memory.
+"""FLOPs and memory of the network, counted from its layers' shapes.
 
-Arithmetic is that of matrix products alone, a multiply-add being 2, as torch's FLOP counter has it.
+FLOPs are those of matrix products, a multiply-add being 2, as in torch's FLOP counter.
 Memory is what autograd keeps for the backward pass, counted in numbers: normalised inputs, queries,
 keys and values, attention outputs and both sides of each GELU; attention weights are not kept
-(fused attention). Tests hold both against what torch really does. All of it works on the meta
-device and takes no forward pass, which for billions of weights is slow.
+(fused attention). Tests compare both with what torch measures. Everything works on the meta
+device without a forward pass, which is slow for billions of weights.
 
 Symbols: `n` data tokens, `m` latents, `k` conditioning tokens of one patch.
 """
@@ -85,7 +85,7 @@ def kept_numbers(network: HPDM, *, text_tokens: int, checkpointing: bool) -> int
     Args:
         network: on any device.
         text_tokens: tokens of a prompt, for networks that read texts.
-        checkpointing: whether blocks are computed again in the backward pass.
+        checkpointing: whether blocks are recomputed in the backward pass.
     """
     rows, loads = patch_rows(network, text_tokens=text_tokens), network.levels_per_block
     width, levels = network.detokenizer.project.in_features, loads[-1]
@@ -103,10 +103,10 @@ def kept_numbers(network: HPDM, *, text_tokens: int, checkpointing: bool) -> int
 
 
 def tile_numbers(network: HPDM) -> int:
-    """Estimate the numbers in flight while a block runs on one tile, without gradients."""
+    """Estimate the activations alive while a block runs on one tile, without gradients."""
     rows, block = patch_rows(network, text_tokens=1), network.blocks[0]
     states = rows.n * network.detokenizer.project.in_features + _latent_numbers(network)
-    # A layer's input, its normalised form and its output, beside what is inside the layer.
+    # A layer's input, its normalised form and its output, besides its inner activations.
     return 3 * states + max(_layer_live(*call) for call in _calls(block, rows))
 
 
@@ -166,7 +166,7 @@ def _layer_kept(layer: nn.Module, rows: int, sources: int) -> int:
 
 
 def _layer_live(layer: nn.Module, rows: int, sources: int) -> int:
-    """Return the numbers inside a layer while it runs."""
+    """Return the inner activations of a layer while it runs."""
     if isinstance(layer, nn.Linear):
         return rows * layer.out_features
     if isinstance(layer, FeedForward):

@@ -2,7 +2,7 @@
 
 Before a block, level l >= 1 gets `project([a_l, ctx_l, coordinates])` (Eq. 9), where ctx_l is the
 mean over the lower levels of their features at the same depth, resampled at the patch (Eq. 7).
-The part of the projection that multiplies the context and the coordinates is a term of its own:
+The part of the projection that multiplies the context and the coordinates is a separate term:
 it does not depend on the level's own noise, so that tiled inference computes it once.
 
 Axis legend: `b` batch, `n` tokens of a patch, `d` width.
@@ -40,7 +40,7 @@ class DeepContext(nn.ModuleDict):
         coordinates: bool,
         detach: bool,
     ) -> None:
-        # Only blocks that a finer level enters own fusion weights: none would ever be idle.
+        # Only blocks that run on a finer level have fusion weights: others would be unused.
         super().__init__(
             {
                 str(block): DeepContextFusion(width, coordinates=coordinates)
@@ -91,14 +91,14 @@ class DeepContextFusion(nn.Module):
         self.project = nn.Linear(2 * width + (3 if coordinates else 0), width)
 
     def reset(self) -> None:
-        """Start as the identity on the level's own tokens: a base model's function is kept."""
+        """Initialise as the identity on the level's own tokens, which preserves a base model."""
         with torch.no_grad():
             self.project.weight.zero_()
             self.project.weight[:, : self.width].fill_diagonal_(1.0)
             self.project.bias.zero_()
 
     def context_term(self, context: Tensor, coordinates: Tensor) -> Tensor:
-        """Return the part of Eq. 9's projection that the level's own tokens do not touch.
+        """Return the part of Eq. 9's projection that does not depend on the level's own tokens.
 
         Args:
             context: (b, n, d) pooled features of the lower levels.

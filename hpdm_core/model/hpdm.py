@@ -1,6 +1,6 @@
 """The whole network: a pyramid of patches through shared blocks (Sec. 4; Fig. 2, 3, 11).
 
-Two ways through the same weights, which agree: `forward` takes all levels at once, as in training,
+Two equivalent passes through the same weights: `forward` takes all levels at once, as in training,
 and `run_level` one level whose lower levels are known, as in tiled inference.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` data tokens, `m` latents,
@@ -118,7 +118,7 @@ class HPDM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform linear layers, zero biases, tables at 0.02; fusion starts as identity."""
+        """Xavier-uniform linear layers, zero biases, embeddings of std 0.02; identity fusion."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -151,7 +151,7 @@ class HPDM(nn.Module):
 
         Args:
             inputs: per level (b, c, t, h, w), scaled to unit variance; fewer levels than the
-                pyramid has are the coarsest ones (pyramid cuts).
+                pyramid has are the coarsest ones (level dropout).
             c_noise: (b, l), ln(sigma) / 4.
             boxes: per level (b, 3) boxes in the full video.
             condition: (b,) rows.
@@ -278,7 +278,7 @@ class HPDM(nn.Module):
         return unstack_levels(state, levels), unstack_levels(fine, levels)
 
     def _start_latents(self, inputs: Tensor, previous: Tensor | None) -> Tensor:
-        """Return (b, m, d); without latents m is 0, so that nothing else need know of it."""
+        """Return (b, m, d); m is 0 for blocks without latents."""
         if self.latents is None:
             return inputs.new_empty(len(inputs), 0, 0)
         start = self.latents.expand(len(inputs), -1, -1)

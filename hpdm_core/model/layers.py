@@ -26,11 +26,11 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x plus what it attends to; (b, n, d) in and out."""
+        """Return x plus attention over its norm; (b, n, d) in and out."""
         return x + self.attend(self.norm(x))
 
     def attend(self, x: Tensor) -> Tensor:
-        """Return what normalised tokens attend to, without the residual; (b, n, d) in and out."""
+        """Return attention over normalised tokens, without the residual; (b, n, d) in and out."""
         qkv = self.to_qkv(x)
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
         y = F.scaled_dot_product_attention(q, k, v)
@@ -78,7 +78,7 @@ class FeedForward(nn.Module):
     Args:
         width: width of the tokens.
         ratio: hidden width over `width`.
-        dropout: share of the hidden units that are dropped in training.
+        dropout: probability of dropping a hidden unit in training.
         affine: whether the norm has weights; without where a condition modulates it.
     """
 
@@ -92,9 +92,9 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x plus what the layers make of it; (b, n, d) in and out."""
+        """Return x plus the MLP of its norm; (b, n, d) in and out."""
         return x + self.transform(self.norm(x))
 
     def transform(self, x: Tensor) -> Tensor:
-        """Return what the layers make of normalised tokens, without the residual."""
+        """Return the MLP of normalised tokens, without the residual."""
         return self.down(self.dropout(F.gelu(self.up(x))))

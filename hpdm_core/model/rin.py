@@ -1,7 +1,7 @@
 """The RIN block: read, compute, write (Sec. 3.2, Fig. 11; Jabri et al. 2022).
 
-The latents read the conditioning and the data tokens, attend to each other, and the data tokens
-read them back. Cost is linear in the number of data tokens.
+The latents cross-attend to the conditioning and the data tokens, self-attend, and the data tokens
+cross-attend to the latents. Cost is linear in the number of data tokens.
 
 Axis legend: `b` batch, `n` data tokens, `m` latents, `k` conditioning tokens, `d` width.
 """
@@ -57,7 +57,7 @@ class RINBlock(nn.Module):
             tokens: (b, n, data_width).
             condition: (b, k, latent_width).
             condition_mask: (b, k) bool, False where a conditioning token is to be ignored.
-            latents_only: leave out the write; the tokens come back as they were.
+            latents_only: skip the write; the tokens are returned unchanged.
         """
         latents = self.read_condition(latents, condition, condition_mask)
         latents = self.read_condition_mlp(latents)
@@ -73,7 +73,7 @@ class RINBlock(nn.Module):
 
 
 class SelfConditioning(nn.Module):
-    """Start latents from those of an earlier pass: Z_init + LN0(Z' + MLP(Z'))."""
+    """Latent self-conditioning from an earlier pass: Z_init + LN0(Z' + MLP(Z'))."""
 
     def __init__(self, width: int, *, ratio: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class SelfConditioning(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def reset(self) -> None:
-        """Start without effect: LN0's gain is zero."""
+        """Initialise without effect: LN0's gain is zero."""
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, start: Tensor, previous: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hpdm_core.model.tokenizer import Tokenizer
 
 
 class ShallowContext(nn.Module):
-    """Context at the tokenizer alone, whose weights it uses; it has none of its own.
+    """Context at the tokenizer only, with the tokenizer's weights.
 
     Args:
         tokenizer: projects the level below's pixels (`Tokenizer.context_term`).

@@ -18,12 +18,12 @@ UNPATCHIFY = "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)"
 
 
 class Positions(nn.Module):
-    """A learned table of the tokens' places in a patch.
+    """Learned position embeddings of the tokens of a patch.
 
     Args:
         grid: tokens per axis.
         width: width of a token.
-        kind: 'learned' has a row per token; 'factorised' adds one per frame, row and column.
+        kind: 'learned' has one per token; 'factorised' adds one per frame, row and column.
     """
 
     def __init__(self, grid: Grid, width: int, *, kind: Literal["learned", "factorised"]) -> None:
@@ -50,9 +50,9 @@ class Tokenizer(nn.Module):
         token: (t, h, w) pixels of a token.
         grid: tokens of a patch per axis.
         width: width of a token.
-        positions: kind of position table.
+        positions: kind of position embedding.
         shallow_context: whether the RGB of the level below is read here (Table 3, row 1).
-        coordinates: with shallow context, whether the tokens' places in the video are too.
+        coordinates: with shallow context, whether the tokens' positions in the video are too.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The transformer block: self-attention over the data tokens, adaptive norms (DiT, Peebles 2023).
 
-The second backbone, beside the RIN block and behind the same call; there are no latents. Cost is
+The second backbone, with the same interface as the RIN block; there are no latents. Cost is
 quadratic in the number of data tokens of a patch.
 
 Axis legend: `b` batch, `n` data tokens, `k` conditioning tokens, `d` width.
@@ -46,7 +46,7 @@ class TransformerBlock(nn.Module):
         )
 
     def reset(self) -> None:
-        """Start as the identity: gates, and what is read from a text, are zero."""
+        """Initialise as the identity: gates and the output of cross-attention are zero."""
         outputs = [layer.modulation for layer in self.layers]
         if self.read_text is not None:
             outputs.append(self.read_text.to_out)
@@ -62,7 +62,7 @@ class TransformerBlock(nn.Module):
         condition_mask: Tensor | None,
         latents_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the latents as they came, and the data tokens after the block.
+        """Return the latents unchanged, and the data tokens after the block.
 
         Args:
             latents: (b, 0, 0), none.
@@ -76,7 +76,7 @@ class TransformerBlock(nn.Module):
         if self.read_text is None:
             modulation = F.silu(condition.sum(1))  # (b, d)
         else:
-            # The noise level is read too, so that a row without any text reads something.
+            # The noise level is read too, so that attention has a key where there is no text.
             modulation = F.silu(condition[:, 0])
             tokens = self.read_text(tokens, condition, condition_mask)
         for layer in self.layers:
@@ -92,7 +92,7 @@ class TransformerLayer(nn.Module):
         heads: number of heads.
         head_width: width of a head.
         ratio: hidden width of the MLP over `width`.
-        dropout: share of its hidden units that are dropped in training.
+        dropout: probability of dropping a hidden unit of it in training.
     """
 
     def __init__(

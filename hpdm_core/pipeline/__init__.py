@@ -1,1 +1,1 @@
-"""The front door: a trained model that generates videos, and how it is read, saved and shared."""
+"""A trained model that generates videos; loading, saving and sharing it."""

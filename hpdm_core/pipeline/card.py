@@ -1,6 +1,6 @@
 """The model card of an exported model: what it is, what it was trained on, how to use it.
 
-A card says what the weights file knows and no more; what is not known is said to be unknown.
+A card states only what the weights file records; anything else is marked as unknown.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hpdm_core.recipe.schema import Recipe
 
 Score = float | int | str
-# What the built-in data sets hold; all others are described by name alone.
+# Known data sets; all others are described by name only.
 KNOWN_DATA = {
     "shapes": "synthetic videos of moving shapes, rendered by `hpdm prep shapes`",
     "vizdoom": "first-person walks through game scenes, rendered by `hpdm prep vizdoom`",
@@ -35,7 +35,7 @@ def model_card(
         parameters: number of them.
         metadata: of its weights: `hpdm_version`, and where known `seconds` of training, `machine`
             and `base`, the model that it was fine-tuned from.
-        scores: figures by name.
+        scores: by name.
     """
     sizes = " to ".join("x".join(map(str, level)) for level in _ends(recipe))
     lines = [
@@ -84,7 +84,7 @@ def model_card(
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in the unit that reads best: 40 seconds, 79 minutes, 3.5 hours."""
+    """Format a duration in a suitable unit: 40 seconds, 79 minutes, 3.5 hours."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""What each video shall show: a request per video, and requests as the network's conditions.
+"""Requests (one per video), and their encoding as the network's conditions.
 
 Axis legend: `n` tokens, `d` width.
 """
@@ -22,7 +22,7 @@ DEFAULT_NUM = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One video to be made.
+    """One requested video.
 
     Args:
         index: position among all requests.
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def stem(self) -> str:
-        """File name without a suffix: index, what it shows, seed."""
+        """File name without a suffix: index, class or prompt, seed."""
         shows = re.sub(r"[^A-Za-z0-9]+", "-", self.class_name or self.prompt or "video")
         return f"{self.index:05d}_{shows[:40].strip('-')}_seed{self.seed}"
 
@@ -63,13 +63,13 @@ def make_requests(
     Args:
         recipe: of the model.
         known: its class names.
-        classes: names or indices, one for all videos or one for each; none takes all by turns.
+        classes: names or indices, one for all videos or one for each; none: all in turn.
         prompts: texts, one for all videos or one for each.
         seeds: one per video; None counts from 0, one for each class or prompt asked for, else
             one for each class the model knows, up to 16, or 8.
 
     Raises:
-        HpdmError: the model does not know what is asked for, or the numbers do not agree.
+        HpdmError: unknown class, unsupported condition, or numbers that do not agree.
     """
     kind = recipe.model.conditioning
     if classes and prompts:
@@ -110,17 +110,17 @@ def make_requests(
 
 
 def default_count(known: Sequence[str]) -> int:
-    """Return the number of videos where nobody says: one for each of a few classes, else 8."""
+    """Return the default number of videos: one per class if they are few, else 8."""
     return len(known) if 0 < len(known) <= 2 * DEFAULT_NUM else DEFAULT_NUM
 
 
 class Conditions:
-    """Turns requests into what the network reads; a prompt is encoded once.
+    """Encodes requests as conditions; each prompt is encoded once.
 
     Args:
         recipe: of the model.
-        prompts: all that will be asked for, in any order; none for models without text.
-        text_encoder: name or folder; None takes that of the training data.
+        prompts: all prompts of the requests, in any order; none for models without text.
+        text_encoder: name or folder; None uses that of the training data.
         device: where the network is.
 
     Raises:
@@ -164,10 +164,10 @@ class Conditions:
 
 
 def class_index(name: str | int, known: Sequence[str]) -> int:
-    """Return the index of a class that is given by its name, in any case, or by its index.
+    """Return the index of a class, given by name (case-insensitive) or index.
 
     Raises:
-        HpdmError: the model does not know it.
+        HpdmError: unknown class.
     """
     text = str(name)
     by_name = {known_name.lower(): index for index, known_name in enumerate(known)}

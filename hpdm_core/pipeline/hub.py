@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: `hf://owner/name[@revision]` to a local file, and the way back.
+"""Models on the Hugging Face Hub: `hf://owner/name[@revision]` to a local file, and uploads.
 
 Only safetensors files are fetched. The endpoint is the environment's HF_ENDPOINT, read when it is
 needed; cache, token and offline mode are huggingface_hub's own settings.
@@ -20,7 +20,7 @@ _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def download_weights(ref: str) -> Path:
-    """Return the weights file of a model on the Hub, from the local cache where it is there.
+    """Return the weights file of a model on the Hub, from the local cache if present.
 
     Args:
         ref: `hf://owner/name`, with `@revision` for a branch, tag or commit. The repository holds
@@ -53,7 +53,7 @@ def download_weights(ref: str) -> Path:
 
 
 def upload_folder(folder: Path, repo: str, *, private: bool) -> str:
-    """Put a folder's files into a model repository of the Hub, which is made if it is absent.
+    """Upload a folder's files to a model repository on the Hub, created if absent.
 
     Args:
         folder: what to upload.

@@ -1,4 +1,4 @@
-"""A trained model that generates videos: what the command line, previews, scores and tables call.
+"""A trained model that generates videos; used by the command line, previews, scores and tables.
 
 Axis legend: `b` videos, `c` channels, `t h w` frames, rows, columns.
 """
@@ -22,7 +22,7 @@ from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
 from hpdm_core.pipeline.export import save_model
 from hpdm_core.pipeline.hub import upload_folder
 from hpdm_core.pipeline.plan import BatchSizes, choose_batch_sizes, describe_sampling, with_options
-from hpdm_core.pipeline.pretrained import Say, find_model, logger, read_header, read_network
+from hpdm_core.pipeline.pretrained import find_model, read_header, read_network
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import Videos, to_uint8
 from hpdm_core.progress import NoProgress, Progress, TqdmProgress
@@ -35,7 +35,7 @@ class Pipeline:
     """A trained model; `from_pretrained` reads one, a call generates videos.
 
     Args:
-        recipe: that it was trained by; its `sampling` section gives the defaults of a call.
+        recipe: of its training; its `sampling` section gives the defaults of a call.
         network: on its device, in inference mode.
         device: where the network is.
         classes: class names; empty for a model without classes.
@@ -43,8 +43,8 @@ class Pipeline:
         path: weights file; None for a network that was not read from one.
         sha256: of that file.
         metadata: of that file, as text.
-        num_levels: levels that are generated, from the coarsest; None for all.
-        class_prompts: prompts of `classes`, where a model conditioned on text is asked for classes.
+        num_levels: number of generated levels, from the coarsest; None for all.
+        class_prompts: prompts that stand in for `classes` of a text-conditional model.
     """
 
     recipe: Recipe
@@ -64,7 +64,6 @@ class Pipeline:
         ref: str | Path | None = None,
         *,
         device: str | torch.device = "auto",
-        say: Say = logger.warning,
     ) -> "Pipeline":
         """Read a trained model with its EMA weights.
 
@@ -73,7 +72,6 @@ class Pipeline:
                 the model that comes with the package; 'hf://owner/name[@revision]' for one on the
                 Hugging Face Hub; None for the newest run under runs/, else the shipped one.
             device: 'auto', 'cpu', 'cuda', or a torch device.
-            say: told about damaged checkpoints that were passed over.
 
         Raises:
             CheckpointError: there is none, it is damaged, or another version of hpdm wrote it.
@@ -81,7 +79,7 @@ class Pipeline:
         """
         if not isinstance(device, torch.device):
             device = resolve_device(device)
-        path = find_model(ref, say=say)
+        path = find_model(ref)
         header = read_header(path)
         network, sha256 = read_network(path, header)
         set_precision(header.recipe.train.precision, device=device)
@@ -114,7 +112,7 @@ class Pipeline:
 
     @property
     def facts(self) -> dict[str, object]:
-        """All that a video depends on besides weights, seed and class, for records."""
+        """Everything that a video depends on besides weights, seed and class, for records."""
         prompts = {"prompts": list(self.class_prompts)} if self.class_prompts else {}
         return asdict(self.settings) | prompts
 
@@ -125,7 +123,7 @@ class Pipeline:
 
     @property
     def frame_stride(self) -> int:
-        """Every n-th frame of the data's videos makes a generated one."""
+        """Generated frames correspond to every n-th frame of the data."""
         levels = self.recipe.pyramid.build()
         return self.recipe.data.frame_stride * levels.stride(self.pyramid.num_levels - 1)[0]
 
@@ -142,22 +140,22 @@ class Pipeline:
         resources: Resources | None = None,
         progress: Progress | None = None,
     ) -> Videos:
-        """Generate videos. A video depends on its seed, class or prompt, and the settings alone.
+        """Generate videos. A video depends only on its seed, class or prompt, and the settings.
 
         Args:
-            classes: names or indices, one for all videos or one for each; none takes all by turns.
+            classes: names or indices, one for all videos or one for each; none: all in turn.
             prompts: texts, one for all videos or one for each.
             seeds: one per video; None counts from 0, one for each class or prompt asked for.
-            overlap: axes on which tiles overlap by half, 'none' or some of 'fhw'; None takes the
-                recipe's, as do steps and guidance.
+            overlap: axes on which tiles overlap by half, 'none' or some of 'fhw'; None uses the
+                recipe's; likewise for steps and guidance.
             steps: solver steps of each level, coarsest first.
-            guidance: classifier-free guidance scale, 1 is off.
-            text_encoder: for prompts; None takes that of the training data.
-            resources: how memory is used; None chooses by free memory.
-            progress: shown to the user; None shows a tqdm bar.
+            guidance: classifier-free guidance scale; 1 disables it.
+            text_encoder: for prompts; None uses that of the training data.
+            resources: how memory is used; None: chosen from free memory.
+            progress: progress bar; None shows a tqdm bar.
 
         Raises:
-            HpdmError: the model does not know what is asked for.
+            HpdmError: unknown class, or an option is out of range.
         """
         requests = make_requests(
             self.recipe,
@@ -194,15 +192,15 @@ class Pipeline:
         resources: Resources | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Generate the videos of one level, as many at a time as memory holds.
+        """Generate the videos of one level, in batches that fit into memory.
 
         Args:
             seeds: one per video.
             condition: one row per video.
-            level: which level's videos; None for the finest. Finer ones are not made.
-            settings: None takes the recipe's.
-            resources: how memory is used; None chooses by free memory.
-            progress: told about every call of the solver; None shows nothing.
+            level: index of the level; None for the finest. Finer ones are not computed.
+            settings: None uses the recipe's.
+            resources: how memory is used; None: chosen from free memory.
+            progress: bar over solver calls; None shows nothing.
 
         Returns:
             (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
@@ -249,7 +247,7 @@ class Pipeline:
             condition: one row per video.
             settings: solvers, which may stop at a coarser level, and tiles.
             tile_batch: tiles in one pass of the network.
-            resources: where activations are kept, and this process's part of the tiles.
+            resources: activation cache, and this process's part of the tiles.
             advance: called after every call of a level's solver with (level, calls of that level).
         """
         return generate(
@@ -270,7 +268,7 @@ class Pipeline:
     def batch_sizes(
         self, settings: SamplingSettings, count: int, resources: Resources
     ) -> BatchSizes:
-        """Return how many of `count` videos, and how many tiles, are computed at a time."""
+        """Return the batch sizes for `count` videos and their tiles."""
         free = resources.free
         return choose_batch_sizes(
             self.recipe,
@@ -295,7 +293,7 @@ class Pipeline:
         return Conditions(self.recipe, prompts, text_encoder=text_encoder, device=self.device)
 
     def condition_of(self, labels: Sequence[int]) -> Condition:
-        """Return what the network reads for classes; nothing for a model without any."""
+        """Return the conditions of classes; empty for an unconditional model."""
         if self.class_prompts:
             return self._class_condition.select(torch.tensor(labels))
         by_class = self.recipe.model.conditioning == "class"
@@ -307,7 +305,7 @@ class Pipeline:
         """Write weights (safetensors), recipe and model card; `from_pretrained` reads the folder.
 
         Args:
-            folder: made if it is absent; files of the same names are replaced.
+            folder: created if absent; existing files are replaced.
             scores: figures for the model card by name, such as {'FVD, 2,048 videos': 143.2}.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What sampling takes, counted without doing it: tiles, evaluations, block passes, memory."""
+"""Cost of sampling, computed in advance: tiles, NFE, block passes, memory."""
 
 import math
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ MOST_VIDEOS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSizes:
-    """How many videos and tiles are computed at a time.
+    """Videos per batch and tiles per forward pass.
 
     Args:
         videos: videos at a time.
         tiles: tiles in one pass of the network, over all these videos.
-        cache_bytes: what does not change over the steps of the largest level of these videos.
+        cache_bytes: size of the activation cache for the largest level of these videos.
     """
 
     videos: int
@@ -45,12 +45,12 @@ def with_options(
     guidance: float | None,
     text: bool,
 ) -> SamplingSettings:
-    """Apply what a caller asks for to a recipe's settings.
+    """Apply a caller's options to a recipe's settings.
 
     Args:
         overlap: axes on which tiles overlap; None keeps the recipe's, as for all below.
         steps: solver steps of each level, coarsest first.
-        guidance: classifier-free guidance scale, 1 is off.
+        guidance: classifier-free guidance scale; 1 disables it.
         text: whether the model is conditioned on text: then nothing is stochastic (appendix A).
 
     Raises:
@@ -82,11 +82,11 @@ def with_options(
 
 
 def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
-    """Count what one video takes, level by level.
+    """Count the cost of one video, level by level.
 
-    A block pass is one block on one tile. `block_passes_uncached` is what running every tile's
-    ancestors again in each evaluation takes; `block_passes_cached` is the tiles alone, and
-    `block_passes_context` what the ancestors cost once.
+    A block pass is one block on one tile. `block_passes_uncached` includes every tile's
+    ancestors in each evaluation; `block_passes_cached` is the tiles alone, and
+    `block_passes_context` the ancestors, once.
     """
     pyramid, blocks = recipe.pyramid.build(), blocks_per_level(recipe)
     rows = []
@@ -128,12 +128,12 @@ def choose_batch_sizes(
 
     Args:
         rows: what `describe_sampling` returned.
-        free: bytes that are free on the device; None where it cannot be told.
+        free: free bytes on the device; None if unknown.
         count: videos to be made.
         device_type: 'cpu' or 'cuda'.
-        cached: whether what does not change over the steps is kept.
-        videos: in place of the choice.
-        tiles: in place of the choice.
+        cached: whether the activation cache is on.
+        videos: overrides the choice.
+        tiles: overrides the choice.
     """
     room = (DEFAULT_FREE if free is None else free) // 4
     kept = max(row["cache_bytes"] for row in rows) if cached else 0
@@ -154,13 +154,13 @@ def plan_sampling(
     videos: int | None,
     tiles: int | None,
 ) -> dict:
-    """Return the figures of a dry run: what one video takes on a GPU.
+    """Return the result of a dry run: the cost of one video on a GPU.
 
     Args:
         recipe: of the model.
         settings: solver and tiles.
-        where: the model's name in the figures.
-        cached: whether what does not change over the steps is kept.
+        where: the model's name in the result.
+        cached: whether the activation cache is on.
         videos: videos at a time; None chooses.
         tiles: tiles in one pass; None chooses.
     """
@@ -189,7 +189,7 @@ def plan_sampling(
 
 
 def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
-    """Estimate the bytes of sampling: weights, what is kept, videos, and tiles in flight."""
+    """Estimate the memory of sampling in bytes: weights, cache, videos, and activations."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     parts = {

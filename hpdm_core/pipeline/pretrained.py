@@ -1,12 +1,11 @@
-"""Trained models: find the weights file that a reference stands for, and read it safely.
+"""Trained models: resolve a reference to a weights file, and read it safely.
 
 A weights file is safetensors with the recipe (YAML) and the classes (JSON) in its header. Files may
-come from strangers, so that everything in a header is checked and nothing is ever unpickled.
+be untrusted: everything in a header is checked and nothing is unpickled.
 """
 
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +20,18 @@ from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training import checkpoint
 
-logger = logging.getLogger("hpdm")
 SHIPPED = "shipped"
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "shapes.safetensors"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a weights file says about its model.
+    """Header of a weights file.
 
     Args:
-        recipe: that it was trained by.
+        recipe: of its training.
         classes: class names; empty for a model without classes.
-        step: optimiser steps it was trained for.
+        step: optimiser steps of its training.
         metadata: all of it as text; besides the above `hpdm_version`, and in files written by
             newer versions `seconds` of training and `machine`.
     """
@@ -45,14 +42,13 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def find_model(ref: str | Path | None, *, say: Say = logger.warning) -> Path:
-    """Return the weights file that a reference stands for.
+def find_model(ref: str | Path | None) -> Path:
+    """Resolve a reference to a weights file.
 
     Args:
         ref: a run folder, checkpoint folder, exported folder or weights file; 'shipped' for the
             model that comes with the package; 'hf://owner/name' or 'hf://owner/name@revision' for
             one on the Hugging Face Hub; None for the newest run under runs/, else the shipped one.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none.
@@ -62,7 +58,7 @@ def find_model(ref: str | Path | None, *, say: Say = logger.warning) -> Path:
     if str(ref).startswith(HUB):
         return download_weights(str(ref))
     if str(ref) != SHIPPED:
-        return checkpoint.find_weights(Path(ref), say=say)
+        return checkpoint.find_weights(Path(ref))
     if not SHIPPED_WEIGHTS.is_file():
         raise CheckpointError(
             "this installation has no shipped model",
@@ -83,7 +79,7 @@ def newest_run(runs: Path = Path("runs")) -> Path | None:
 
 
 def read_header(path: Path) -> Header:
-    """Read what a weights file says about its model, without reading the weights.
+    """Read the header of a weights file, without the weights.
 
     Raises:
         CheckpointError: it is damaged, not written by hpdm, or written by a version whose recipes
@@ -107,7 +103,7 @@ def read_header(path: Path) -> Header:
             f"{path} cannot be used by this version of hpdm ({__version__})",
             got=f"a model of hpdm {_version(metadata)} ({_first_problem(error)})",
             expected="a recipe that this version knows",
-            remedy="train the model anew, or use the version that wrote it",
+            remedy="retrain the model, or use the version that wrote it",
         ) from error
     return Header(recipe=recipe, classes=tuple(classes), step=step, metadata=metadata)
 
@@ -135,7 +131,7 @@ def read_network(path: Path, header: Header) -> tuple[nn.Module, str]:
 
 
 def check_finite(tensor: Tensor, *, name: str, path: Path) -> None:
-    """Refuse a weight of a file that holds NaN or infinity.
+    """Reject a weights file with NaN or infinity.
 
     Raises:
         CheckpointError: it does.
@@ -154,6 +150,6 @@ def _version(metadata: Mapping[str, str]) -> str:
 
 
 def _first_problem(error: RecipeError) -> str:
-    """Return the first mistake of a list of them, without the hint at another spelling."""
+    """Return the first of several problems, without its hint."""
     lines = [line.strip() for line in str(error).splitlines()]
     return (lines[1] if len(lines) > 1 else lines[0]).partition("; ")[0]

@@ -1,4 +1,4 @@
-"""How sampling uses memory and processes; none of it changes a video."""
+"""Memory and processes used by sampling; results do not depend on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,17 +15,16 @@ CacheMode = Literal["auto", "gpu", "cpu", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What sampling may use.
+    """Limits on memory, and this process's part.
 
     Args:
-        batch: videos at a time; None chooses by free memory.
-        tile_batch: tiles in one pass of the network; None chooses by free memory.
-        cache: where activations that do not change over a level's steps are kept: 'gpu' on the
-            device alone, 'cpu' in the computer's memory alone, 'auto' on the device and then in
-            memory, 'off' nowhere.
-        cache_gb: largest size of that cache in GB; None goes by free memory.
-        free: bytes free on the device; None asks the device. Several processes that compute
-            together must give the same number.
+        batch: videos at a time; None: chosen from free memory.
+        tile_batch: tiles in one pass of the network; None: chosen from free memory.
+        cache: where the activation cache is kept: 'gpu' on the device only, 'cpu' in host
+            memory only, 'auto' on the device and then in host memory, 'off' nowhere.
+        cache_gb: largest size of that cache in GB; None: chosen from free memory.
+        free: bytes free on the device; None: queried. Processes that compute together must
+            give the same number.
         shard: this process's part of the tiles.
     """
 
@@ -37,7 +36,7 @@ class Resources:
     shard: TileShard = field(default_factory=TileShard)
 
     def cache_maker(self, device: torch.device) -> Callable[[], ActivationCache | None]:
-        """Return what makes the cache of one level.
+        """Return a factory of the cache of one level.
 
         Args:
             device: where the network is.
@@ -51,7 +50,7 @@ class Resources:
             device_room = host_room
             if device.type == "cuda":
                 device_room = torch.cuda.mem_get_info(device)[0] // 2 if limit is None else limit
-            # On a CPU both are the same memory, so that only one of the two budgets may count.
+            # On a CPU both are the same memory, so only one of the two budgets counts.
             use_host = self.cache == "cpu" or (self.cache == "auto" and device.type == "cuda")
             return ActivationCache(
                 device=device,

@@ -1,4 +1,4 @@
-"""Generated videos as a value: pixels with their rate, saved as files or shown in a notebook.
+"""Generated videos: pixels and frame rate, saved as files or shown in a notebook.
 
 Axis legend: `b` videos, `c` channels, `t h w` frames, rows, columns.
 """
@@ -25,7 +25,7 @@ WRITERS: dict[str, Writer] = {
     "webp": write_webp,
     "png": lambda path, video, fps: write_png(path, video),
 }
-# Of the picture in a notebook: small videos are magnified, and not more than these are shown.
+# In notebooks: minimum height of a video, and maximum number of videos.
 SHOWN_HEIGHT, MOST_SHOWN = 96, 16
 
 
@@ -36,7 +36,7 @@ class Videos:
     Args:
         frames: (b, t, h, w, 3) uint8.
         fps: frames per second.
-        requests: what each video was asked to show, and its seed.
+        requests: class or prompt, and seed, of each video.
     """
 
     frames: np.ndarray
@@ -87,7 +87,7 @@ class Videos:
         return list(targets)
 
     def _repr_html_(self) -> str:
-        """Return an animated picture of the videos with their captions, for notebooks."""
+        """Return an animated image of the videos with their captions, for notebooks."""
         shown = self.frames[:MOST_SHOWN]
         picture = encode_webp(video_grid(shown, min_height=SHOWN_HEIGHT), self.fps)
         captions = "; ".join(self.captions[:MOST_SHOWN])
@@ -102,5 +102,5 @@ class Videos:
 
 
 def to_uint8(videos: Tensor) -> Tensor:
-    """Turn (b, c, t, h, w) in [-1, 1] into (b, t, h, w, c) uint8, rounding down as peers do."""
+    """Convert (b, c, t, h, w) in [-1, 1] to (b, t, h, w, c) uint8, rounding like evaluators."""
     return (videos * 127.5 + 128).clamp(0, 255).to(torch.uint8).movedim(1, -1)

@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the schema asks for these checks
+if TYPE_CHECKING:  # the schema imports this module
     from hpdm_core.recipe.schema import Recipe
 
-# Far above anything sensible: more is a slip of the keys, and would be counted for hours.
+# Far above anything sensible: more is a typo, and would take hours to count.
 MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, MOST_RATIO = 2**16, 2**20, 2**16, 128
 MOST_LAYERS, MOST_CLASSES = 1024, 2**24
 
 
 def size_problems(recipe: "Recipe") -> Iterator[str]:
-    """Yield the sizes that no machine could hold, in the user's words."""
+    """Yield messages on sizes that no machine could hold."""
     model, pyramid = recipe.model, recipe.pyramid
     blocks = len(model.levels_per_block)
     products = {

@@ -1,19 +1,19 @@
-"""What fields of a recipe must have in common: number of levels, kind of block, tokens.
+"""Consistency of a recipe's fields: number of levels, kind of block, tokens.
 
-Each check yields its problems in the user's words; the schema raises them together.
+Each check yields messages; the schema raises them together.
 """
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the schema asks for these checks
+if TYPE_CHECKING:  # the schema imports this module
     from hpdm_core.recipe.schema import ModelRecipe, Recipe, SamplingRecipe
 
 STOCHASTIC_SOLVERS = ("heun", "euler")
 
 
 def block_problems(model: "ModelRecipe") -> Iterator[str]:
-    """Yield what a kind of block lacks or cannot have."""
+    """Yield fields that a kind of block requires or forbids."""
     if model.block == "rin":
         for name in ("latent_width", "num_latents"):
             if getattr(model, name) is None:
@@ -32,7 +32,7 @@ def block_problems(model: "ModelRecipe") -> Iterator[str]:
 
 
 def level_problems(recipe: "Recipe") -> Iterator[str]:
-    """Yield lists whose length is not the number of levels, and solvers that cannot be."""
+    """Yield lists whose length is not the number of levels, and invalid solver settings."""
     levels = len(recipe.pyramid.levels)
     diffusion, sampling = recipe.diffusion, recipe.sampling
     lists = {

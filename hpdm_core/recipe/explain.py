@@ -1,4 +1,4 @@
-"""The schema's complaints in the user's words: where, which field, got, expected, remedy."""
+"""Validation errors as messages: where, which field, got, expected, remedy."""
 
 import difflib
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ _EXPECTED = {
 
 
 def explain(error: ValidationError, tree: Marked) -> list[str]:
-    """Return a line per mistake.
+    """Return a line per error.
 
     Args:
         error: what checking `tree` against `Recipe` raised.
-        tree: the recipe with the place of every value.
+        tree: the recipe with the position of every value.
     """
     return [line for detail in error.errors(include_url=False) for line in _lines(detail, tree)]
 
@@ -82,7 +82,7 @@ def _lines(detail: ErrorDetails, tree: Marked) -> Iterator[str]:
 
 
 def _own_words(detail: ErrorDetails, tree: Marked) -> Iterator[str]:
-    """The schema's own checks already speak plainly; add the place of the field they name."""
+    """Add the position of the field that a check of the schema names."""
     section = _dotted(detail["loc"])
     for text in str(detail["ctx"]["error"]).split("\n"):
         first = text.split(" ", 1)[0]
@@ -93,7 +93,7 @@ def _own_words(detail: ErrorDetails, tree: Marked) -> Iterator[str]:
 
 
 def _nearest(path: tuple) -> str:
-    """Say which key the user may have meant: in this section, or of that name elsewhere."""
+    """Suggest a key: a similar one in this section, or the same one elsewhere."""
     *parents, wrong = map(str, path)
     fields = _section(tuple(parents)).model_fields
     if len(wrong) > MOST_SHOWN:
@@ -138,7 +138,7 @@ def _remedy(kind: str, value: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """Write a value as the user did, its end left out where it is long."""
+    """Format a value as the user wrote it, truncated if long."""
     text = _written(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 

@@ -1,7 +1,7 @@
-"""Read recipes: YAML with one `extends` and overrides, all mistakes reported at once.
+"""Read recipes: YAML with one `extends` and overrides, all errors reported at once.
 
-A recipe is a file, or the bare name of one that is shipped with the package. Its `name` and
-`description` are its own: `extends` hands on everything else, and `name` defaults to the file's.
+A recipe is a file, or the name of one that is shipped with the package. `name` and
+`description` are not inherited by `extends`; `name` defaults to the file's.
 """
 
 import difflib
@@ -29,20 +29,20 @@ from hpdm_core.recipe.yaml_tree import (
 _OWN = ("name", "description")
 # The folder beside the recipes with the tables of the paper (hpdm_core.reports).
 _TABLES = "tables"
-# Mistakes that are worth a user's time at once.
+# Errors reported at once.
 _MOST_PROBLEMS = 30
 _OVERRIDE = re.compile(r"^(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)=(?P<value>.*)$", re.DOTALL)
 
 
 def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and put overrides such as `optim.lr=1e-3` on top.
+    """Read a recipe and apply overrides such as `optim.lr=1e-3`.
 
     Args:
         ref: path of a YAML file, or a bare name such as `hpdm_m` of a shipped recipe.
         overrides: `section.key=value`, later ones win; a value is YAML, `[1, 2]` is a list.
 
     Raises:
-        RecipeError: naming every mistake with its file and line, or its override.
+        RecipeError: naming every error with its file and line, or its override.
     """
     path = find_recipe(ref)
     tree, problems = _read(path, seen=())
@@ -66,17 +66,17 @@ def recipe_from_yaml(text: str, source: str) -> Recipe:
         source: what to call it in messages, such as the checkpoint's path.
 
     Raises:
-        RecipeError: naming every mistake with its line.
+        RecipeError: naming every error with its line.
     """
     tree, problems = parse(text, source)
     return _validated(tree, problems, what=f"recipe in {source}")
 
 
 def find_recipe(ref: str | Path) -> Path:
-    """Return the file that a path or a shipped recipe's bare name stands for."""
+    """Resolve a path or a shipped recipe's name to a file."""
     path = Path(ref)
     tables = {file.stem: file for file in shipped_tables()}
-    # A recipe of one's own may have a table's name.
+    # The user's own recipe may have a table's name.
     if path.stem in tables and (not os.path.isfile(path) or path.resolve() == tables[path.stem]):
         raise RecipeError(
             f"{ref} is a table of the paper, not a recipe", remedy=f"run `hpdm ablate {path.stem}`"
@@ -117,7 +117,7 @@ def _shipped_folder() -> Path:
 
 
 def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:
-    """Return the file's tree on top of what it extends, and the problems of both."""
+    """Return the file's tree merged into what it extends, and the problems of both."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
@@ -188,7 +188,7 @@ def _overridden(tree: Marked, override: str, problems: list[str]) -> Marked:
 
 
 def _validated(tree: Marked, problems: list[str], *, what: str) -> Recipe:
-    """Check a tree against the schema; every problem of it goes into one error."""
+    """Validate a tree; all problems go into one error."""
     try:
         recipe = Recipe.model_validate(_plain(tree, Recipe))
     except ValidationError as error:

@@ -15,23 +15,23 @@ from hpdm_core.recipe.schema import BY_LEVEL, Recipe
 _HEAD = """\
 # Recipes
 
-A recipe is a YAML file that says everything about a model and its training. `hpdm train` takes its
-path, or the bare name of one that is shipped with the package:
+A recipe is a YAML file that defines a model and its training. `hpdm train` takes its path, or the
+name of one that is shipped with the package:
 
 ```
 hpdm train recipes/hpdm_m.yaml
 hpdm train hpdm_m optim.lr=1e-3 data.root=/big sampling.steps=[64,32,16]
 ```
 
-- `extends: hpdm_s.yaml` takes another recipe's fields, those of `name` and `description` left out;
-  what the file says itself comes on top. Lists are replaced whole.
-- `name` left out is the file's name.
-- `section.key=value` after the recipe changes a field; `null` empties one that may be empty.
+- `extends: hpdm_s.yaml` inherits another recipe's fields except `name` and `description`; the
+  file's own fields override them. Lists are replaced whole.
+- `name` defaults to the file's name.
+- `section.key=value` after the recipe changes a field; `null` clears an optional one.
 - Numbers may be written as `5e-3`; `no`, `on` and `12:30` are text; true and false are `true` and
   `false`.
-- A wrong key, type or value is refused with its file and line, all of them at once.
-- Level 0 is the coarsest; lists by level begin with it. Where the type says so, a single value
-  holds for all levels.
+- Wrong keys, types and values are reported with file and line, all at once.
+- Level 0 is the coarsest; lists by level begin with it. Where the type allows it, a single
+  value holds for all levels.
 
 This page is written by `make docs` from `hpdm_core/recipe/schema.py`.
 """
@@ -39,7 +39,7 @@ This page is written by `make docs` from `hpdm_core/recipe/schema.py`.
 
 def recipe_reference() -> str:
     """Return the page, in Markdown."""
-    parts = [_HEAD, "\n## Shipped recipes\n\n| name | what it is |\n|---|---|"]
+    parts = [_HEAD, "\n## Shipped recipes\n\n| name | description |\n|---|---|"]
     for path in shipped_recipes():
         parts.append(f"| `{path.stem}` | {load_recipe(path).description} |")
     parts.append("\n## Fields\n")
@@ -52,7 +52,7 @@ def recipe_reference() -> str:
 
 
 def _table(schema: type[BaseModel], *, prefix: str) -> list[str]:
-    lines = ["| field | type | default | what it does |", "|---|---|---|---|"]
+    lines = ["| field | type | default | description |", "|---|---|---|---|"]
     for name, field in schema.model_fields.items():
         if _is_section(field.annotation):
             continue
@@ -76,7 +76,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _kind(annotation: object, metadata: list) -> str:
-    """Write a type for people: `whole number > 0`, `list of number`, `"a" or "b"`."""
+    """Format a type: `whole number > 0`, `list of number`, `"a" or "b"`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *extra = get_args(annotation)

@@ -1,4 +1,4 @@
-"""Every field of a recipe, typed and described. Sizes live in recipes only, so few have defaults.
+"""Every field of a recipe, typed and described. Sizes are set in recipes, so few have defaults.
 
 Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 """
@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 class DataRecipe(Section):
-    """Which videos, and how clips are cut from them."""
+    """Data set, and how clips are sampled from it."""
 
     root: str = Field("./data", description="folder that `hpdm prep` wrote to")
     name: Name = Field(description="data set's name below the root")
@@ -92,8 +92,8 @@ class ModelRecipe(Section):
     token: Size = Field(description="(t, h, w) pixels of a token")
     block: Literal["rin", "transformer"] = Field(
         "rin",
-        description="rin: latents read the data tokens, attend to each other and write back (the "
-        "paper's); transformer: data tokens attend to each other, with adaptive norms (DiT)",
+        description="rin: latents read the data tokens, self-attend and write back (the "
+        "paper's); transformer: data tokens self-attend, with adaptive norms (DiT)",
     )
     data_width: Positive = Field(description="width D of data tokens")
     latent_width: Positive | None = Field(None, description="(rin) width of latents; required")
@@ -121,20 +121,20 @@ class ModelRecipe(Section):
     )
     detach_context: bool = Field(False, description="stop gradients from finer to coarser levels")
     coordinates: bool = Field(
-        True, description="give the fusion layer each token's place in the video"
+        True, description="give the fusion layer each token's position in the video"
     )
     positions: Literal["learned", "factorised"] = Field(
-        "learned", description="a position per token, or a sum of one per frame, row and column"
+        "learned", description="an embedding per token, or a sum of one per frame, row and column"
     )
     conditioning: Literal["none", "class", "text"] = Field(
         description="what videos are conditioned on"
     )
     num_classes: Positive | None = Field(
-        None, description="number of classes; left out: taken from the data set"
+        None, description="number of classes; default: the data set's"
     )
     condition_width: Positive = Field(1024, description="width of class embeddings or text tokens")
     self_conditioning: Fraction = Field(
-        0.0, description="(rin) share of training samples that see the latents of an earlier pass"
+        0.0, description="(rin) fraction of samples whose latents start from an earlier pass"
     )
     dropout: Fraction = Field(0.0, description="dropout inside the MLPs that follow self-attention")
 
@@ -220,21 +220,21 @@ class TrainRecipe(Section):
     )
     seed: int = Field(0, description="seed of weights, data order and noise")
     precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "tf32", description="arithmetic of matrix products"
+        "tf32", description="precision of matrix products"
     )
     compile: bool = Field(False, description="use torch.compile")
     activation_checkpointing: bool = Field(False, description="recompute blocks to save memory")
     parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="how several devices share the model"
+        "ddp", description="parallelism over several devices"
     )
     ema_half_life: Annotated[float, Field(gt=0)] = Field(
-        6000.0, description="half-life in steps of the averaged weights"
+        6000.0, description="half-life of the EMA weights in steps"
     )
     ema_rampup_ratio: Annotated[float, Field(gt=0)] = Field(
         0.1, description="the half-life is at most this fraction of the steps done (short runs)"
     )
     level_drop_prob: Fraction = Field(
-        0.0, description="probability that a step leaves out the finest levels (appendix D)"
+        0.0, description="level dropout: probability of a step without the finest levels (app. D)"
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
@@ -251,7 +251,7 @@ class SamplingRecipe(Section):
     """Solver by level, and tiles (Sec. 4.4, appendix A; Karras et al. 2022)."""
 
     solver: Annotated[tuple[Solver, ...], BY_LEVEL] = Field(
-        ("euler",), description="heun and euler may be stochastic, the multistep dpmpp_* are not"
+        ("euler",), description="heun and euler can be stochastic, the multistep dpmpp_* cannot"
     )
     steps: Annotated[tuple[Positive, ...], BY_LEVEL] = Field(description="solver steps")
     sigma_min: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
@@ -260,7 +260,7 @@ class SamplingRecipe(Section):
     sigma_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
         (80.0,), description="largest noise level"
     )
-    rho: AboveZero = Field(7.0, description="how densely small noise levels are visited")
+    rho: AboveZero = Field(7.0, description="exponent of EDM's noise schedule")
     churn: Annotated[tuple[NotNegative, ...], BY_LEVEL] = Field(
         (0.0,), description="stochasticity (EDM's S_churn); 0 is deterministic"
     )
@@ -271,15 +271,15 @@ class SamplingRecipe(Section):
         (50.0,), description="largest noise level with stochasticity (EDM's S_max)"
     )
     s_noise: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
-        (1.003,), description="factor on noise that is put back (EDM's S_noise)"
+        (1.003,), description="factor on added noise (EDM's S_noise)"
     )
     clip_denoised: bool = Field(False, description="clip each estimate of the video to [-1, 1]")
     overlap: str = Field(
-        "hw", description="axes on which tiles overlap by half: none or letters of fhw"
+        "hw", description="axes along which tiles overlap by half: none or letters of fhw"
     )
-    guidance: NotNegative = Field(1.0, description="classifier-free guidance; 1 is off")
+    guidance: NotNegative = Field(1.0, description="classifier-free guidance scale; 1 disables it")
     guidance_interval: tuple[NotNegative, NotNegative] | None = Field(
-        None, description="smallest and largest noise level with guidance; left out: all"
+        None, description="smallest and largest noise level with guidance; default: all"
     )
     fps: AboveZero = Field(25.0, description="frames per second of written videos")
 

@@ -1,7 +1,7 @@
-"""YAML with a place for every value: the text of a recipe as a tree of marked values.
+"""YAML with the position of every value: a recipe as a tree of marked values.
 
 The reader follows YAML 1.2's core rules, where PyYAML follows 1.1: `5e-3` is a number, `no` and
-`12:30` are text. Keys that stand twice, aliases and tags are refused.
+`12:30` are text. Duplicate keys, aliases and tags are refused.
 """
 
 import re
@@ -27,7 +27,7 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
-# What no recipe needs, and what would take the reader minutes or more stack than there is.
+# Limits that no recipe needs to exceed; beyond them parsing takes minutes or overflows the stack.
 MOST_CHARACTERS, MOST_DEPTH, MOST_DIGITS = 100_000, 16, 18
 
 
@@ -61,7 +61,7 @@ class Marked:
         return found
 
     def set(self, path: tuple[str, ...], child: "Marked") -> "Marked":
-        """Return a copy with `child` at `path`; sections on the way are made where absent."""
+        """Return a copy with `child` at `path`; missing sections are created."""
         if not path:
             return child
         children = dict(self.value) if isinstance(self.value, dict) else {}
@@ -70,7 +70,7 @@ class Marked:
         return Marked(value=children, where=self.where)
 
     def merge(self, other: "Marked") -> "Marked":
-        """Return this tree with `other`'s values on top; sections are merged, lists replaced."""
+        """Return this tree overridden by `other`'s values; sections are merged, lists replaced."""
         if not isinstance(self.value, dict) or not isinstance(other.value, dict):
             return other
         children = dict(self.value)
@@ -83,7 +83,7 @@ def parse(text: str, source: str) -> tuple[Marked, list[str]]:
     """Read one YAML document.
 
     Returns:
-        The tree, and problems after which reading could go on (a key that stands twice).
+        The tree, and problems that did not stop the parser (duplicate keys).
 
     Raises:
         RecipeError: the text is not YAML, or holds an alias, a tag, or more than a recipe may.
@@ -110,7 +110,7 @@ def parse(text: str, source: str) -> tuple[Marked, list[str]]:
 
 
 def parse_scalar(text: str) -> Plain:
-    """Return what a bare word stands for: a number, true/false, nothing, or the text itself."""
+    """Return the value of a bare word: a number, true/false, nothing, or the text itself."""
     tag = _Resolver().resolve(yaml.ScalarNode, text, (True, False))
     return text if _scalar_problem(text, tag) else _scalar(text, tag)
 
@@ -173,12 +173,12 @@ def _marked(node: yaml.Node, source: str, problems: list[str]) -> Marked:
             if key.value in children:
                 first = children[key.value].where
                 problems.append(
-                    f"{_where(source, key.start_mark)}: key '{key.value}' stands twice; "
+                    f"{_where(source, key.start_mark)}: duplicate key '{key.value}'; "
                     f"it is already at {first}; remove one"
                 )
                 continue
             marked = _marked(child, source, problems)
-            # A key's place says more than its value's: it is what the user looks for.
+            # The position of the key, which is what the user looks for.
             place = _where(source, key.start_mark)
             children[key.value] = Marked(value=marked.value, where=place, text=marked.text)
         return Marked(value=children, where=where)
@@ -192,7 +192,7 @@ def _pairs(node: yaml.MappingNode, source: str) -> Iterator[tuple[yaml.ScalarNod
         if not isinstance(key, yaml.ScalarNode):
             raise RecipeError(f"{_where(source, key.start_mark)}: a key must be a word")
         if not is_unicode(key.value):
-            raise RecipeError(f"{_where(source, key.start_mark)}: a key holds half a character")
+            raise RecipeError(f"{_where(source, key.start_mark)}: a key holds a lone surrogate")
         yield key, child
 
 
@@ -215,9 +215,9 @@ def _refuse_tag(node: yaml.Node, source: str) -> None:
 
 
 def _scalar_problem(text: str, tag: str) -> str | None:
-    """Say why a scalar cannot be read by its tag: `!!float x`, or a number beyond all use."""
+    """Return why a scalar is invalid for its tag: `!!float x`, or a number with too many digits."""
     if not is_unicode(text):
-        return "text with half a character (a lone surrogate)"
+        return "text with a lone surrogate"
     if tag in _SCALARS and not _SCALARS[tag][0].match(text):
         return f"'{text[:60]}' is no {tag.rpartition(':')[2]}"
     if tag == _INT and len(text.lstrip("+-0")) > MOST_DIGITS:
@@ -226,7 +226,7 @@ def _scalar_problem(text: str, tag: str) -> str | None:
 
 
 def _scalar(text: str, tag: str) -> Plain:
-    """Return what a sound scalar stands for."""
+    """Return the value of a valid scalar."""
     if tag == _NULL:
         return None
     if tag == _BOOL:

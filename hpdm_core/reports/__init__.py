@@ -1,1 +1,1 @@
-"""The paper's tables: what they say, what was measured, and how both are shown. Torch-free."""
+"""The paper's tables: published figures, our measurements, and reports of both. Torch-free."""

@@ -20,7 +20,7 @@ SCALES: tuple[ScaleName, ...] = ("paper", "tiny", "smoke")
 
 
 class Measure(Section):
-    """How a column's figure is had."""
+    """How a column is measured."""
 
     kind: Literal["score", "step", "count", "recipe"] = Field(
         description="score: of generated videos; step: a timed training step; count: on the meta "
@@ -61,7 +61,7 @@ class Change(Section):
 
 
 class Row(Change):
-    """A row: what is run, and what the paper reports of it."""
+    """A row: its setup, and the paper's figures."""
 
     key: str
     title: str
@@ -78,7 +78,7 @@ class Row(Change):
 
 
 class Shapes(Section):
-    """The built-in data set, drawn where it is absent."""
+    """The built-in data set, generated if absent."""
 
     num: Positive
     size: Positive
@@ -86,7 +86,7 @@ class Shapes(Section):
 
 
 class Scale(Change):
-    """How large the rows are run."""
+    """Model and data size of the rows."""
 
     about: str
     shapes: Shapes | None = Field(None, description="data to draw; else it must be prepared")

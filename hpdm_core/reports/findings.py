@@ -21,12 +21,12 @@ MIN_SEEDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A finding and what became of it.
+    """A finding and its verdict.
 
     Args:
         finding: the paper's.
         verdict: on our figures.
-        reason: the figures that it rests on.
+        reason: the figures behind it.
         paper: the same comparison on the paper's figures.
     """
 

@@ -1,7 +1,7 @@
 """What was measured: lines of rows.jsonl, and their means over seeds.
 
-A line is one row with one seed. It is written once all of it is there, so a table that was
-interrupted resumes with the lines that are missing.
+A line is one row with one seed. It is written when complete, so an interrupted table resumes
+with the missing lines.
 """
 
 import json
@@ -23,7 +23,7 @@ class Cell:
     """One figure of the paper's table and ours.
 
     Args:
-        row, column: where it stands.
+        row, column: its keys.
         paper: the paper's figure or word, None where it has none.
         values: ours, one per seed, in the order of the seeds.
         text: ours where it is a word, or why there is no figure.
@@ -85,7 +85,7 @@ class Results:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read rows.jsonl; a line that a killed command left torn is passed over."""
+    """Read rows.jsonl; partial lines of a killed command are skipped."""
     lines = []
     if path.is_file():
         for text in path.read_text(encoding="utf-8").splitlines():
@@ -97,7 +97,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append a line in one write; what a killed command left torn is ended first."""
+    """Append a line in one write; a partial last line is terminated first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a", encoding="utf-8") as file:

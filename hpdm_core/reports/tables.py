@@ -56,7 +56,7 @@ def show(cell: Cell, baseline: Cell | None) -> Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What stands where: a pair of cells, paper and ours, for every line and head.
+    """Layout of a table: a pair of cells, paper and ours, for every line and head.
 
     Args:
         heads: over each pair, what the paper calls it and what ours is.
@@ -89,7 +89,7 @@ def grid(results: Results) -> Grid:
 
 
 def turned(results: Results) -> bool:
-    """Say whether columns go down and rows across, since so many columns fit no page."""
+    """Return whether columns go down and rows across, since so many columns fit no page."""
     return len(results.table.columns) > MOST_COLUMNS
 
 

@@ -1,1 +1,1 @@
-"""One function per command: assemble the parts, run them, return what the command prints."""
+"""One function per command: build, run, and return the result that the command prints."""

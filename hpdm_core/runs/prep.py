@@ -1,4 +1,4 @@
-"""`hpdm prep`: make a data set from shapes, walks, a folder, UCF-101 or captions."""
+"""`hpdm prep`: prepare a data set of shapes, walks, a folder, UCF-101 or captions."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,15 +32,15 @@ def run_prep_shapes(
     workers: int | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Draw the built-in data set to `root/name`.
+    """Generate the built-in data set in `root/name`.
 
     Args:
-        num: number of videos; the classes take turns.
+        num: number of videos; the classes alternate.
         size: height and width in pixels.
         frames: frames of each video.
-        seed: another seed, other videos.
-        workers: processes; None takes every core.
-        dry_run: only say what would be done.
+        seed: random seed.
+        workers: processes; None uses every core.
+        dry_run: plan only.
     """
     options = RenderOptions(frames=frames, size=size, seed=seed)
     plan = plan_shapes(root / name, name=name, num=num, options=options, workers=workers)
@@ -63,13 +63,13 @@ def run_prep_vizdoom(
     """Render first-person walks to `root/name`.
 
     Args:
-        num: number of videos; the scenes take turns.
+        num: number of videos; the scenes alternate.
         size: height and width in pixels.
         frames: frames of each video.
         scenes: which scenes, by name; empty takes all.
-        seed: another seed, other walks.
-        workers: processes; None takes every core.
-        dry_run: only say what would be done.
+        seed: random seed.
+        workers: processes; None uses every core.
+        dry_run: plan only.
 
     Raises:
         DataError: the package vizdoom is not installed, or an argument is out of range.
@@ -96,7 +96,7 @@ def run_prep_folder(
 
     Args:
         source: the folder.
-        name: None takes the folder's own name.
+        name: None uses the folder's own name.
         min_frames: videos with fewer frames are refused.
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
     """
@@ -131,7 +131,7 @@ def run_prep_ucf101(
         return {"dry_run": True, "name": name, "folder": str(folder), **waiting}
     check_source(source)
     options = DecodingOptions(min_frames=min_frames, size=size)
-    # Not `_carry_out` alone: what is fetched and unpacked must be one command's, too.
+    # Not only in `_carry_out`: downloads and unpacking need the lock too.
     with nullcontext() if dry_run else _alone_in(folder):
         files = obtain(source, folder, progress)
         plan = plan_ucf101(
@@ -158,7 +158,7 @@ def run_prep_captions(
     Args:
         source: .jsonl or .csv with a file and a caption per line.
         text_encoder: name or folder of an encoder for transformers; None stores no embeddings.
-        device: where the encoder computes; 'auto' takes CUDA where there is any.
+        device: where the encoder computes; 'auto' uses CUDA if available.
     """
     folder = root / name
     options = DecodingOptions(min_frames=min_frames, size=size)

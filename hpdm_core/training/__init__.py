@@ -1,1 +1,1 @@
-"""Optimiser, schedule, averaged weights, checkpoints, devices and the loop (Sec. 4.6, Table 8)."""
+"""Optimisers, schedule, EMA weights, checkpoints, devices and the loop (Sec. 4.6, Table 8)."""

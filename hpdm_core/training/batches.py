@@ -1,8 +1,9 @@
-"""Rows and levels of a batch: micro-batches, pyramid cuts, and loaders that start again.
+"""Rows and levels of a batch: micro-batches, level dropout, and loaders that restart.
 
 Axis legend: `b` batch, `l` level.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,11 +13,13 @@ from hpdm_core.errors import DataError, HpdmError
 from hpdm_core.records import PatchBatch
 from hpdm_core.seeds import derive_seed
 
+logger = logging.getLogger("hpdm.training")
+
 MAX_RESTARTS = 3
 
 
 def split_batch(batch: PatchBatch, size: int | None) -> list[PatchBatch]:
-    """Split a batch into runs of at most `size` rows; one run where `size` is None."""
+    """Split a batch into parts of at most `size` rows; one part if `size` is None."""
     rows = len(batch.indices)
     if size is None or size >= rows:
         return [batch]
@@ -36,40 +39,36 @@ def keep_levels(batch: PatchBatch, levels: int) -> PatchBatch:
     )
 
 
-def levels_of_step(step: int, *, seed: int, levels: int, cuts: float) -> int:
-    """Return how many of the coarsest levels step `step` trains (random cuts, appendix D).
+def levels_of_step(step: int, *, seed: int, levels: int, drop_prob: float) -> int:
+    """Return how many of the coarsest levels step `step` trains (level dropout, appendix D).
 
-    With probability `cuts` the finest levels are left out, and the number of levels that stay is
+    With probability `drop_prob` the finest levels are dropped; the number of remaining levels is
     uniform over 1 .. levels - 1. The same on all devices.
     """
     rng = np.random.default_rng(derive_seed(seed, "cut", step))
-    if levels > 1 and rng.random() < cuts:
+    if levels > 1 and rng.random() < drop_prob:
         return int(rng.integers(1, levels))
     return levels
 
 
 class BatchStream:
-    """Batches from a loader that is started again where it stopped when it breaks.
+    """Batches from a loader that is restarted where it stopped if it fails.
 
-    A batch depends on the step alone, so a new loader continues with the very batch at which the
-    old one broke (a decoding process that was killed, say).
+    A batch depends on the step alone, so a new loader continues with the batch at which the
+    old one failed (for example a killed decoding process).
 
     Args:
         make: starts batches at a step, such as `PatchLoader.batches`.
         start_step: step of the first batch.
-        say: told about restarts.
     """
 
     def __init__(
         self,
         make: Callable[[int], Iterator[PatchBatch]],
         start_step: int,
-        *,
-        say: Callable[[str], None],
     ) -> None:
         self._make = make
         self._batches = make(start_step)
-        self._say = say
         self.step = start_step
         self.restarts = 0
         self.wait_seconds = 0.0
@@ -88,7 +87,7 @@ class BatchStream:
                 raise
             except (RuntimeError, OSError, EOFError) as error:
                 self.restarts += 1
-                self._say(f"step {self.step}: the loader broke ({error}); starting it again")
+                logger.warning("step %d: the loader broke (%s); restarting it", self.step, error)
                 self._batches = self._make(self.step)
             else:
                 self.step += 1

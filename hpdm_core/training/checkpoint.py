@@ -1,14 +1,14 @@
-"""Checkpoints that appear whole or not at all, and that notice when they are damaged.
+"""Atomic checkpoints with checksums.
 
-A checkpoint is a folder `step-NNNNNNNN` of safetensors files (raw weights, averaged weights,
+A checkpoint is a folder `step-NNNNNNNN` of safetensors files (raw weights, EMA weights,
 optimiser), the resolved recipe and `state.json`, which lists every file's size and checksum. It is
-written under another name, flushed to the disk and renamed. Each weights file carries the recipe
-and the classes in its header, so that a single `ema.safetensors` is a complete model. Nothing here
-reads or writes pickles.
+written under a temporary name, flushed to disk and renamed. Each weights file carries the recipe
+and the classes in its header, so that a single `ema.safetensors` is a complete model. No pickles.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -21,22 +21,22 @@ from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
 
+logger = logging.getLogger("hpdm.training")
+
 FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, RECIPE = "state.json", "recipe.yaml"
 _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A weights file, read.
+    """Contents of a weights file.
 
     Args:
-        path: where it lies.
+        path: where it is.
         metadata: header: recipe (YAML), classes (JSON list), step, kind; hpdm_version, seconds of
-            training and machine where the writer knew them.
+            training and machine if known.
         tensors: weights by parameter name.
         sha256: of the file.
     """
@@ -63,7 +63,7 @@ def step_of(path: Path) -> int:
 
 
 def partial_folder(folder: Path, step: int) -> Path:
-    """Return the folder into which a checkpoint is written before it gets its name."""
+    """Return the temporary folder of a checkpoint that is being written."""
     return folder / f"{_PARTIAL}{checkpoint_name(step)}"
 
 
@@ -73,14 +73,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     save_file(tensors, path, metadata=metadata)
 
 
-def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
-    """Complete a checkpoint whose tensors are written, and give it its name.
+def finish(partial: Path, *, recipe: str, progress: dict) -> Path:
+    """Complete a checkpoint whose tensors are written, and rename it to its final name.
 
     Args:
         partial: folder from `partial_folder`.
         recipe: resolved recipe as YAML.
         progress: what else a resumed run needs, JSON-able.
-        say: told when a folder of the same name had to be put aside.
 
     Returns:
         The finished checkpoint folder.
@@ -99,29 +98,29 @@ def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
         _flush(path)
     final = partial.with_name(name)
     if final.exists():
-        set_aside(final, "a checkpoint of the same step was written", say)
+        set_aside(final, "a checkpoint of the same step was written")
     os.replace(partial, final)
     _flush(final.parent)
     return final
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a killed process left half-written or half-removed."""
+    """Remove partial folders of a killed process."""
     for pattern in (f"{_PARTIAL}*", f"{_OLD}*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def prune(folder: Path, *, keep: int, every: int) -> None:
-    """Remove all checkpoints but `keep`: the newest, and before it the newest due ones.
+    """Remove all checkpoints but `keep`: the newest one, and the newest regular ones before it.
 
-    What an interruption saved between two due ones stays only while it is the newest, so that a
-    run ends with the same checkpoints whether it was interrupted or not.
+    A checkpoint saved by an interruption between two regular ones is kept only while it is the
+    newest, so that a run ends with the same checkpoints whether it was interrupted or not.
 
     Args:
         folder: of the checkpoints, at least one.
-        keep: how many stay, one at least.
-        every: steps between the due ones.
+        keep: number of checkpoints to keep, at least 1.
+        every: steps between regular ones.
     """
     *older, _ = list_checkpoints(folder)
     due = [path for path in older if step_of(path) % every == 0]
@@ -132,20 +131,20 @@ def prune(folder: Path, *, keep: int, every: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def set_aside(path: Path, reason: str, say: Say) -> None:
-    """Rename a checkpoint that cannot be used, so that it is neither taken nor pruned."""
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a checkpoint that cannot be used, so that it is neither used nor pruned."""
     target = path.with_name(f"{_DAMAGED}{path.name}")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(path, target)
-    say(f"{path.name}: {reason}; kept as {target}, which can be deleted")
+    logger.warning("%s: %s; kept as %s, which can be deleted", path.name, reason, target)
 
 
 def damage(path: Path, *, only: str | None = None) -> str | None:
-    """Return what is wrong with a checkpoint; None where it is as it was written.
+    """Return what is wrong with a checkpoint; None if it is intact.
 
     Args:
         path: checkpoint folder.
-        only: look at this file alone.
+        only: check this file only.
     """
     try:
         state = json.loads((path / STATE).read_text())
@@ -166,23 +165,22 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
     return None
 
 
-def newest_intact(folder: Path, *, say: Say, only: str | None = None) -> Path | None:
-    """Return the newest checkpoint that is as it was written; None where there is none at all.
+def newest_intact(folder: Path, *, only: str | None = None) -> Path | None:
+    """Return the newest intact checkpoint; None if there are no checkpoints.
 
     Args:
         folder: the run's checkpoints folder.
-        say: told about every damaged checkpoint that was passed over.
         only: file to check; default: all of them.
 
     Raises:
-        CheckpointError: there are checkpoints, and each of them is damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     found = list_checkpoints(folder)
     for path in reversed(found):
         reason = damage(path, only=only)
         if reason is None:
             return path
-        say(f"checkpoint {path}: {reason}; falling back to the one before")
+        logger.warning("checkpoint %s: %s; falling back to the one before", path, reason)
     if found:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used",
@@ -193,16 +191,15 @@ def newest_intact(folder: Path, *, say: Say, only: str | None = None) -> Path | 
 
 
 def read_progress(path: Path) -> dict:
-    """Return what `finish` was given as progress."""
+    """Return the `progress` given to `finish`."""
     return json.loads((path / STATE).read_text())["progress"]
 
 
-def find_weights(ref: Path, *, say: Say = lambda text: None) -> Path:
-    """Return the file of averaged weights that `ref` stands for.
+def find_weights(ref: Path) -> Path:
+    """Resolve a reference to a file of EMA weights.
 
     Args:
         ref: a run folder, a checkpoint folder or a weights file.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none.
@@ -212,7 +209,7 @@ def find_weights(ref: Path, *, say: Say = lambda text: None) -> Path:
     if (ref / EMA).is_file():
         return ref / EMA
     for folder in (ref / "checkpoints", ref):
-        newest = newest_intact(folder, say=say, only=EMA)
+        newest = newest_intact(folder, only=EMA)
         if newest is not None:
             return newest / EMA
     raise CheckpointError(
@@ -238,7 +235,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Return what a weights file says about its model, without reading the weights.
+    """Read the header of a weights file, without the weights.
 
     Raises:
         CheckpointError: it is damaged, or was not written by hpdm.
@@ -299,7 +296,7 @@ def _checksum(state: dict) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Force a file or a folder's list of names to the disk."""
+    """Flush a file or a folder's directory entry to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
 """LAMB: layer-wise adaptive moments for large batches (You et al. 2020, Algorithm 2; Sec. 4.6).
 
-Written over torch's foreach operations, so that a step costs a handful of calls however many
-parameters there are. Sharded parameters (FSDP2) are updated on their local shards; only the norms
-of the trust ratio are summed over the devices.
+Uses torch's foreach operations, so that a step costs a few calls for any number of parameters.
+Sharded parameters (FSDP2) are updated on their local shards; only the norms of the trust ratio are
+summed over the devices.
 """
 
 from collections.abc import Iterable
@@ -21,15 +21,15 @@ class Lamb(Optimizer):
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  m', v' = m / (1 - b1^t), v / (1 - b2^t)
     u = m' / (sqrt(v') + eps) + weight_decay x;  x = x - lr ||x|| / ||u|| u
 
-    The ratio ||x|| / ||u|| is taken per tensor, and is 1 where either norm is zero (a tensor that
-    starts at zero could otherwise never leave it) and in groups with `adapt=False`.
+    The ratio ||x|| / ||u|| is taken per tensor, and is 1 where either norm is zero (a tensor
+    initialised at zero could otherwise never change) and in groups with `adapt=False`.
 
     Args:
         params: tensors or groups; a group may set `weight_decay=0` and `adapt=False`.
         lr: learning rate.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: share of the weights that is added to the update.
+        weight_decay: factor on the weights that are added to the update.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Lamb(Optimizer):
     def _moments(
         self, params: list[Tensor], grads: list[Tensor], betas: tuple[float, float]
     ) -> tuple[list[Tensor], list[Tensor], list[int]]:
-        """Fold the gradients in; return both moments and each parameter's number of updates."""
+        """Update the moments; return both and each parameter's number of updates."""
         for param in params:
             if not self.state[param]:
                 self.state[param]["step"] = torch.zeros(())
@@ -131,11 +131,11 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict]:
     """Split the parameters into matrices, and biases and norm gains, which neither decay nor adapt.
 
     Embeddings (latents, positions, classes) count as matrices, as in RIN's diffusion configuration,
-    which excludes biases and gains alone: without a trust ratio, one step at lr 5e-3 would move an
+    which excludes only biases and gains: without a trust ratio, one step at lr 5e-3 would move an
     embedding of standard deviation 0.02 by about a quarter of its norm.
 
     Returns:
-        Groups for `Lamb` or `torch.optim.AdamW` (which ignores `adapt`), empty ones left out.
+        Groups for `Lamb` or `torch.optim.AdamW` (which ignores `adapt`), without empty ones.
     """
     matrices, rest = [], []
     for param in network.parameters():

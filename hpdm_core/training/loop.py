@@ -1,4 +1,4 @@
-"""The training loop: one for one process or many (Sec. 4.6).
+"""The training loop, for one process or several (Sec. 4.6).
 
 All randomness of a step is a function of (seed, step), so that a resumed run continues exactly as
 an uninterrupted one would have.
@@ -6,6 +6,7 @@ an uninterrupted one would have.
 Axis legend: `b` batch, `l` level.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -27,11 +28,13 @@ from hpdm_core.training.stopping import Interrupted, StopRequest
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import StepReport, Telemetry
 
+logger = logging.getLogger("hpdm.training")
+
 MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Loss(Protocol):
-    """What is trained on: `PatchDiffusion.loss`, or a stand-in."""
+    """The training loss: `PatchDiffusion.loss`, or a stand-in."""
 
     def __call__(
         self, network: Network, batch: PatchBatch, *, seed: int, step: int
@@ -40,16 +43,16 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the loop does when.
+    """Settings of the loop.
 
     Args:
         steps: updates in all.
         seed: of data order, noise and dropout.
         lr: learning rate of the update after `step` updates.
         grad_clip: largest norm of all gradients together.
-        micro_batch: rows per pass and device; None: all at once.
+        micro_batch: rows per pass and device; None: all.
         precision: of matrix products.
-        level_drop_prob: share of steps that leave out the finest levels.
+        level_drop_prob: probability that a step drops the finest levels.
         checkpoint_every: steps between checkpoints.
         preview_every: steps between previews; 0: none.
     """
@@ -76,23 +79,23 @@ def train(
     telemetry: Telemetry,
     preview: Callable[[int], None],
 ) -> Path:
-    """Train up to `plan.steps`, saving as planned and when asked to stop.
+    """Train up to `plan.steps`, with checkpoints as planned and on a stop request.
 
     Args:
-        state: what is trained; changed in place.
+        state: training state, changed in place.
         batches: from `state.step` on.
         loss: what is minimised.
-        plan: what is done when.
-        parallel: this process's place.
-        store: where checkpoints go.
-        telemetry: where figures go.
-        preview: called with the step while the network holds the averaged weights.
+        plan: settings of the loop.
+        parallel: this process's rank and device.
+        store: checkpoints.
+        telemetry: metrics.
+        preview: called with the step while the network holds EMA weights.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; what was done is saved.
+        Interrupted: SIGINT or SIGTERM came; progress is saved.
         HpdmError: ten steps in a row were not finite, or the last checkpoint cannot be written.
     """
     state.module.train()
@@ -107,7 +110,7 @@ def train(
             skipped_in_a_row = 0 if report.finite else skipped_in_a_row + 1
             telemetry.record(report, wait_seconds=batches.wait_seconds, seconds=state.seconds)
             if not report.finite:
-                _tell_skipped(state, batch, report, telemetry, skipped_in_a_row)
+                _report_skipped(state, batch, report, skipped_in_a_row)
             due = state.step % plan.checkpoint_every == 0 or state.step == plan.steps
             if due or report.stop:
                 must = report.stop or state.step == plan.steps
@@ -135,19 +138,19 @@ def train_step(
         batch: this process's rows of the step's batch.
         loss: what is minimised.
         plan: learning rate, clipping, micro-batches.
-        parallel: this process's place.
-        stop: whether this process was asked to stop; the report says whether any was.
+        parallel: this process's rank and device.
+        stop: stop request of this process; the report has that of any process.
     """
     lr = plan.lr(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     levels = levels_of_step(
-        state.step, seed=plan.seed, levels=len(batch.patches), cuts=plan.level_drop_prob
+        state.step, seed=plan.seed, levels=len(batch.patches), drop_prob=plan.level_drop_prob
     )
     state.optimizer.zero_grad(set_to_none=True)
     losses = _accumulate(state, keep_levels(batch, levels), loss, plan, parallel)
     norm = clip_gradients(list(state.network.parameters()), plan.grad_clip)
-    # One transfer from the device and one exchange between processes for all figures.
+    # One device-to-host transfer and one all-reduce for all metrics.
     figures = torch.cat([losses, norm.reshape(1), norm.new_full((1,), float(stop.requested))])
     total, *per_level, norm, stopping = parallel.mean(figures).tolist()
     finite = math.isfinite(total) and math.isfinite(norm)
@@ -205,13 +208,13 @@ def _preview(state: TrainState, preview: Callable[[int], None]) -> None:
     state.network.train()
 
 
-def _tell_skipped(
-    state: TrainState, batch: PatchBatch, report: StepReport, telemetry: Telemetry, in_a_row: int
+def _report_skipped(
+    state: TrainState, batch: PatchBatch, report: StepReport, in_a_row: int
 ) -> None:
-    telemetry.say(
-        f"step {state.step}: loss {report.loss} and gradient norm {report.grad_norm}; skipped; "
-        f"videos: {', '.join(batch.keys)}"
-    )
+    logger.warning(
+        "step %d: loss %s and gradient norm %s; skipped; videos: %s",
+        state.step, report.loss, report.grad_norm, ", ".join(batch.keys),
+    )  # fmt: skip
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise HpdmError(
             f"{in_a_row} steps in a row gave a loss or gradient that is not finite",

@@ -20,7 +20,7 @@ def learning_rate(
         steps: updates in all.
         warmup_steps: updates of linear warm-up.
         schedule: what follows the warm-up.
-        final_share: the last learning rate as a share of the peak (cosine).
+        final_share: the last learning rate as a fraction of the peak (cosine).
     """
     number = step + 1
     if number <= warmup_steps:

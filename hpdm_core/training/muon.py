@@ -1,9 +1,9 @@
-"""Muon for the blocks' weight matrices, AdamW for all else (Jordan et al. 2024; Liu et al. 2025).
+"""Muon for the blocks' weight matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025).
 
 Muon's update is the momentum's nearest orthogonal matrix, approximately, so that all directions of
-a weight matrix learn at the same rate. It does what `torch.optim.Muon` does, with matrices of the
-same shape in one batch, and with sharded parameters (FSDP2): there the matrix is gathered from all
-processes, each orthogonalises the whole and keeps its own shard. AdamW is torch's own.
+a weight matrix learn at the same rate. Equals `torch.optim.Muon`, but batches matrices of the same
+shape and supports sharded parameters (FSDP2): each process gathers and orthogonalises the whole
+matrix and keeps its own shard. AdamW is torch's own.
 """
 
 import math
@@ -145,7 +145,7 @@ def muon_groups(network: nn.Module, *, weight_decay: float) -> list[dict]:
     made for the hidden layers.
 
     Returns:
-        Groups for `Muon`, empty ones left out.
+        Groups for `Muon`, without empty ones.
     """
     hidden = [param for param in network.blocks.parameters() if param.ndim == 2]
     groups = [{"params": hidden, "weight_decay": weight_decay, "use_muon": True}]

@@ -1,7 +1,7 @@
-"""One process or many, behind one face: the loop asks here and does not fork by case.
+"""One process or several, behind one interface.
 
 `torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; this file alone reads them. Several processes
-share the work by torch's DDP (each holds the whole model) or FSDP2 (each holds a share of it).
+use torch's DDP (each holds the whole model) or FSDP2 (each holds a shard of it).
 """
 
 import os
@@ -24,14 +24,14 @@ PREVIEW_METHODS = ("run_level", "context")
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """This process's place among all that train together.
+    """This process's rank, device and mode of parallelism.
 
     Args:
-        rank: number of this process, from 0.
+        rank: of this process, from 0.
         world_size: number of processes.
-        local_rank: number of this process on its machine.
+        local_rank: rank on its machine.
         device: where this process computes.
-        mode: single process, whole copies (DDP), or shares of the model (FSDP2).
+        mode: single process, DDP or FSDP2.
     """
 
     rank: int
@@ -42,20 +42,20 @@ class Parallel:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the module to call in training; under FSDP2 the network itself, now sharded."""
         if self.mode == "ddp":
-            # Adaptive computation and pyramid cuts leave some weights without a gradient.
+            # With adaptive computation and level dropout some weights have no gradient.
             return DistributedDataParallel(network, find_unused_parameters=True)
         if self.mode == "fsdp":
             return _shard(network, self.world_size, self.device.type)
         return network
 
     def pass_of(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Context of one forward and backward; gradients cross devices in the last of a step."""
+        """Context of a forward and backward pass; gradients are synchronised in a step's last."""
         if self.mode == "ddp" and not last:
             return module.no_sync()
         if self.mode == "fsdp":
@@ -74,7 +74,7 @@ class Parallel:
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def free_memory(self) -> int | None:
-        """Return the least that any process has free, so that all of them plan alike."""
+        """Return the smallest free memory of all processes, so that all plan alike."""
         free = free_memory(self.device)
         if self.mode == "single":
             return free
@@ -83,29 +83,29 @@ class Parallel:
         return None if int(least) == UNKNOWN else int(least)
 
     def from_main(self, number: int) -> int:
-        """Return the main process's number everywhere."""
+        """Broadcast the main process's number."""
         value = torch.tensor(number, device=self.device)
         if self.mode != "single":
             dist.broadcast(value, 0)
         return int(value)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.mode != "single":
             dist.barrier()
 
     def close(self) -> None:
-        """Leave the group of processes."""
+        """Leave the process group."""
         if self.mode != "single" and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
-    """Join the processes that torchrun started, or stand alone.
+    """Join the process group of torchrun, if any.
 
     Args:
         device: "auto", "cpu" or "cuda".
-        mode: how several processes share the model; without effect in a single one.
+        mode: parallelism of several processes; no effect in a single one.
 
     Raises:
         DeviceError: CUDA was asked for and is absent, or has fewer devices than processes.
@@ -128,12 +128,12 @@ def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
 
 
 def num_processes() -> int:
-    """Return how many processes torchrun started, before they have joined."""
+    """Return the number of torchrun's processes, before they have joined."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes that one process may plan with; None where that cannot be told.
+    """Return the free bytes that one process may plan with; None where that is unknown.
 
     The processes of a machine have a GPU each, but share its main memory.
     """
@@ -162,14 +162,14 @@ def clip_gradients(params: list[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
-    """Share the weights out over all processes, block by block (FSDP2)."""
+    """Shard the weights over all processes, block by block (FSDP2)."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
-    # Previews go through these and not through forward; they too must gather the weights.
+    # Previews call these instead of forward; they must gather the weights too.
     for method in PREVIEW_METHODS:
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)

@@ -1,7 +1,7 @@
 """Sharded checkpoints: torch.distributed.checkpoint in safetensors (no pickle), any device count.
 
-Every process writes the shards that it holds; on reading, each takes what it needs of them, however
-many processes there are then.
+Every process writes its own shards; on reading, each loads what it needs, for any number of
+processes.
 """
 
 import warnings
@@ -30,7 +30,7 @@ def write_sharded(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_sharded(folder: Path, targets: dict[str, Tensor]) -> None:
-    """Fill `targets` in place, whatever their sharding (collective where processes are many).
+    """Fill `targets` in place, whatever their sharding (collective for several processes).
 
     Raises:
         CheckpointError: a tensor is absent or has another shape.
@@ -44,7 +44,7 @@ def read_sharded(folder: Path, targets: dict[str, Tensor]) -> None:
                 expected=tuple(target.shape),
             )
     reader = HuggingFaceStorageReader(str(folder))
-    with warnings.catch_warnings():  # a single process without a group is meant
+    with warnings.catch_warnings():  # a single process without a group is intended
         warnings.simplefilter("ignore")
         dcp.load(targets, storage_reader=reader, no_dist=not dist.is_initialized())
 

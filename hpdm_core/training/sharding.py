@@ -1,7 +1,7 @@
 """The shard of a tensor that this process holds. Whole tensors are their own shard.
 
-FSDP2 turns parameters into `DTensor`s. They are told apart by what they can do, so that a single
-process never pays for importing torch's distributed tensors.
+FSDP2 turns parameters into `DTensor`s. They are detected by their methods, so that a single
+process need not import torch's distributed tensors.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of `tensor` that lies on this process, sharing its memory."""
+    """Return this process's part of `tensor`, sharing its memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -60,12 +60,12 @@ def own_shard(source: Tensor, *, like: Tensor) -> Tensor:
 
 
 def copy_whole(target: Tensor, source: Tensor) -> None:
-    """Copy the whole tensor `source` into `target`, taking this process's shard of it."""
+    """Copy the whole tensor `source` into `target`, this process's shard of it."""
     local(target).copy_(own_shard(source, like=target))
 
 
 def reshard(network: nn.Module) -> None:
-    """Drop gathered copies of sharded weights, so that the next pass gathers them afresh."""
+    """Drop gathered copies of sharded weights, so that the next pass gathers them again."""
     for module in network.modules():
         if hasattr(module, "reshard"):
             module.reshard()

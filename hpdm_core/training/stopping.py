@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request: the loop finishes its step, saves, and leaves."""
+"""SIGINT and SIGTERM as a stop request: the loop finishes its step, saves, and exits."""
 
 import signal
 import threading
@@ -6,11 +6,11 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved what was done."""
+    """The run was interrupted and has saved a checkpoint."""
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one interrupts at once."""
+    """Context that records the first SIGINT or SIGTERM; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None

@@ -1,10 +1,11 @@
-"""What a run must keep to resume after any interruption, and how it is kept and taken back.
+"""Training state, and its checkpoints: saved, and restored to resume.
 
-Whole models are written by the main process alone. Sharded ones (FSDP2) are written by all, each
-its own shards; the averaged weights are gathered besides, so that every checkpoint holds a complete
-`ema.safetensors`. Either kind can be taken back on any number of processes.
+Unsharded models are written by the main process. Under FSDP2 every process writes its own shards;
+the EMA weights are also gathered, so that every checkpoint holds a complete `ema.safetensors`.
+Either kind can be restored on any number of processes.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,21 @@ from hpdm_core.training.ema import Ema
 from hpdm_core.training.parallel import Parallel
 from hpdm_core.training.sharding import copy_whole, whole
 
+logger = logging.getLogger("hpdm.training")
+
 SHARDED = "sharded"
 _FILES = {"model": checkpoint.MODEL, "ema": checkpoint.EMA, "optimizer": checkpoint.OPTIMIZER}
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """All that training changes. The step alone fixes data order, noise and dropout.
+    """Training state. Data order, noise and dropout are functions of the step.
 
     Args:
         network: the network, sharded if it will be.
         module: what is called in training: the network, or its DDP wrapper.
         optimizer: over the network's parameters.
-        ema: averaged weights.
+        ema: EMA weights.
         step: updates done or skipped.
         skipped: steps skipped because the loss or a gradient was not finite.
         seconds: time spent training, over all starts.
@@ -53,11 +56,10 @@ class CheckpointStore:
     Args:
         folder: the run's checkpoints folder.
         keep: number of newest checkpoints to keep.
-        every: steps between checkpoints; those that an interruption saved between are not kept.
+        every: steps between checkpoints; those saved by interruptions in between are pruned.
         recipe: resolved recipe as YAML.
         metadata: header of weights files: recipe, classes, hpdm_version, machine.
-        parallel: this process's place.
-        say: told what a person should know.
+        parallel: this process's rank and device.
     """
 
     folder: Path
@@ -66,12 +68,11 @@ class CheckpointStore:
     recipe: str
     metadata: dict[str, str]
     parallel: Parallel
-    say: Callable[[str], None]
 
     def save(self, state: TrainState) -> Path | None:
-        """Write a checkpoint of the present step and prune old ones.
+        """Write a checkpoint of the current step and prune old ones.
 
-        A failure (a full disk) is said, leaves no trace, and leaves older checkpoints alone.
+        A failure (a full disk) is logged, leaves no partial files, and older checkpoints stay.
 
         Returns:
             The checkpoint's folder; None where it could not be written.
@@ -82,12 +83,12 @@ class CheckpointStore:
                 if self.parallel.is_main:
                     checkpoint.clean_up(self.folder)
                 reason = failure or "another process failed"
-                self.say(f"step {state.step}: checkpoint could not be written: {reason}")
+                logger.warning("step %d: checkpoint could not be written: %s", state.step, reason)
                 return None
         return self.folder / checkpoint.checkpoint_name(state.step)
 
     def resume(self, state: TrainState) -> Path | None:
-        """Take back the newest intact checkpoint; damaged ones are put aside, and it is said.
+        """Restore the newest intact checkpoint; damaged ones are set aside and logged.
 
         Returns:
             The checkpoint's folder; None where the run has none yet.
@@ -108,13 +109,13 @@ class CheckpointStore:
     def _choose(self) -> int:
         """Return the step to resume from, -1 for the start."""
         checkpoint.clean_up(self.folder)
-        newest = checkpoint.newest_intact(self.folder, say=self.say)
+        newest = checkpoint.newest_intact(self.folder)
         if newest is None:
             return -1
         step = checkpoint.step_of(newest)
         for path in checkpoint.list_checkpoints(self.folder):
             if checkpoint.step_of(path) > step:
-                checkpoint.set_aside(path, "damaged", self.say)
+                checkpoint.set_aside(path, "damaged")
         return step
 
     def _begin(self, state: TrainState) -> None:
@@ -128,9 +129,9 @@ class CheckpointStore:
         seconds = str(round(state.seconds))
         header = {**self.metadata, "step": str(state.step), "seconds": seconds}
         if self.parallel.mode == "fsdp":
-            averages = self._gathered(tensors["ema"])
+            ema = self._gathered(tensors["ema"])
             _write_sharded(partial / SHARDED, tensors)
-            tensors = {"ema": averages}
+            tensors = {"ema": ema}
         if self.parallel.is_main:
             for kind, file in _FILES.items():
                 if kind in tensors:
@@ -141,7 +142,7 @@ class CheckpointStore:
         if self.parallel.is_main:
             partial = checkpoint.partial_folder(self.folder, state.step)
             progress = {"skipped": state.skipped, "seconds": round(state.seconds, 3)}
-            checkpoint.finish(partial, recipe=self.recipe, progress=progress, say=self.say)
+            checkpoint.finish(partial, recipe=self.recipe, progress=progress)
             checkpoint.prune(self.folder, keep=self.keep, every=self.every)
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,7 +171,7 @@ class CheckpointStore:
 
 
 def _failure(phase: Callable[[TrainState], None], state: TrainState) -> str | None:
-    """Run one phase; return why it could not be done."""
+    """Run one phase; return the reason of a failure."""
     try:
         phase(state)
     except (OSError, SafetensorError) as error:
@@ -198,7 +199,7 @@ def _tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
 
 
 def _targets(state: TrainState, slots: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Tensor]]:
-    """Return what a checkpoint is read into: the state's own weights, new optimiser tensors."""
+    """Return the tensors a checkpoint is read into: the state's weights, new optimiser tensors."""
     params = dict(state.network.named_parameters())
     targets = _tensors(state)
     targets["optimizer"] = {
@@ -210,7 +211,7 @@ def _targets(state: TrainState, slots: dict[str, tuple[int, ...]]) -> dict[str, 
 
 
 def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
-    """Hand the optimiser its moments; its settings come from the recipe."""
+    """Load the optimiser's moments; its settings come from the recipe."""
     names = {param: name for name, param in state.network.named_parameters()}
     slots: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

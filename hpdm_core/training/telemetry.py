@@ -1,12 +1,12 @@
-"""What a person wants to see of a run: a progress line, metrics.jsonl, TensorBoard and W&B.
+"""Metrics of a run: progress bar, metrics.jsonl, TensorBoard and W&B.
 
-Figures must never stop training: where a file cannot be written, that is said once and training
-goes on.
+Metrics never stop training: a file that cannot be written is logged once.
 
 Axis legend: `l` level, `h w` rows and columns of a picture.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -20,17 +20,19 @@ import torch
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import Progress
 
+logger = logging.getLogger("hpdm.training")
+
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step gave, the same on every process.
+    """Result of one step, the same on every process.
 
     Args:
         step: steps done, this one included.
         loss: mean over the global batch.
-        per_level: the same by level; fewer than the pyramid's after a pyramid cut.
+        per_level: the same by level; only the remaining levels under level dropout.
         grad_norm: before clipping.
         lr: learning rate used.
         videos: in the global batch.
@@ -51,7 +53,7 @@ class StepReport:
 
 
 class Sink(Protocol):
-    """Where figures and previews go besides the run's folder."""
+    """Destination of metrics and previews besides the run's folder."""
 
     def write(self, step: int, scalars: dict[str, float]) -> None: ...
 
@@ -117,21 +119,21 @@ class Means:
         self._sums[name] = (total + value, count + 1)
 
     def take(self) -> dict[str, float]:
-        """Return the means and start afresh."""
+        """Return the means and reset."""
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums.clear()
         return means
 
 
 class Telemetry:
-    """Shows and records what each step gave.
+    """Shows and records the result of each step.
 
     Args:
-        folder: the run's folder; None on processes that only stay silent.
-        progress: the person's view; started and stopped by the caller.
+        folder: the run's folder; None on processes other than the main one.
+        progress: progress bar; started and stopped by the caller.
         log_every: steps between lines.
         steps: steps in all.
-        sinks: where figures and previews go besides.
+        sinks: other destinations of metrics and previews.
     """
 
     def __init__(
@@ -155,11 +157,8 @@ class Telemetry:
         self._failed = False
         self.last: dict[str, object] = {}
 
-    def say(self, text: str) -> None:
-        self._progress.say(text)
-
     def record(self, report: StepReport, *, wait_seconds: float, seconds: float) -> None:
-        """Take in one step; write a line when one is due.
+        """Record one step; write a line when one is due.
 
         Args:
             report: of the step.
@@ -181,7 +180,7 @@ class Telemetry:
         self._write(line)
 
     def show(self, step: int, picture: np.ndarray) -> None:
-        """Hand the sinks a preview, (h, w, 3) uint8."""
+        """Pass a preview (h, w, 3) uint8 to the sinks."""
         for sink in self._sinks:
             self._guarded(lambda sink=sink: sink.show(step, picture))
 
@@ -223,14 +222,14 @@ class Telemetry:
             action()
         except OSError as error:
             if not self._failed:
-                self.say(f"figures cannot be written ({error}); training continues")
+                logger.warning("metrics cannot be written (%s); training continues", error)
             self._failed = True
 
 
 def open_sinks(
     folder: Path, *, start_step: int, tensorboard: bool, wandb: bool
 ) -> tuple[Sink, ...]:
-    """Open what was asked for: TensorBoard where it is installed, W&B or an error.
+    """Open TensorBoard if installed, and W&B if requested.
 
     Raises:
         HpdmError: W&B was asked for and is not installed.
@@ -244,7 +243,7 @@ def open_sinks(
 
 
 def trim_metrics(folder: Path, step: int) -> None:
-    """Drop lines after `step` (a killed run went on after its last checkpoint) and torn ones."""
+    """Drop lines after `step` (a killed run's after its last checkpoint) and partial ones."""
     path = folder / METRICS
     if not path.is_file():
         return

@@ -54,7 +54,7 @@ def test_all_mistakes_of_a_recipe_come_at_once_with_their_lines(hpdm, tmp_path):
         "recipe mine.yaml has 5 mistakes",
         "mine.yaml:3:3: unknown key optim.lrate; did you mean optim.lr?",
         "mine.yaml:5:3: train.steps; got 'many' (text); expected a whole number",
-        "mine.yaml:6:3: key 'steps' stands twice",
+        "mine.yaml:6:3: duplicate key 'steps'",
         "mine.yaml:7:9: model.token has too few values",
         "override data.nmae=x: unknown key data.nmae; did you mean data.name?",
     )

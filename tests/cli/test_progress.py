@@ -1,8 +1,10 @@
 """Progress in plain lines: rate, ETA, and silence for what is quickly done."""
 
+import logging
+
 import pytest
 
-from hpdm_cli.progress import Rate, TerminalProgress, duration_text, rate_text
+from hpdm_cli.progress import LogLines, Rate, TerminalProgress, duration_text, rate_text
 
 
 class Clock:
@@ -59,8 +61,8 @@ def test_what_was_done_before_counts_for_the_bar_and_not_for_the_rate(clock, cap
     assert capsys.readouterr().err == "train: 92/100  2 s each  ETA 0:16\n"
 
 
-def test_said_lines_come_at_once_and_to_stderr(clock, capsys):
-    TerminalProgress(clock=clock).say("skipped [1] video")
+def test_written_lines_come_at_once_and_to_stderr(clock, capsys):
+    TerminalProgress(clock=clock).write("skipped [1] video")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "skipped [1] video\n")
 
@@ -95,7 +97,8 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(clock, capsys, monkeypatch):
     progress.start("train", 4)
     clock.now += 2
     progress.advance(2, loss="0.5")
-    progress.say("saved [step 2]")
+    record = logging.LogRecord("hpdm", logging.INFO, "", 1, "saved [step %d]", (2,), None)
+    LogLines(progress).emit(record)
     progress.stop()
     text = capsys.readouterr().err
     assert "saved [step 2]" in text

@@ -80,7 +80,7 @@ def test_a_mistake_with_json_is_an_object_too():
         ("os.mkdir('/etc/passwd/x')", "cannot use /etc/passwd/x; got 'Not a directory'; a file"),
         ("open('/etc')", "cannot use /etc; got 'Is a directory'; a folder is where a file"),
         ("open('x' * 999, 'w')", f"cannot use {'x' * 999}; got 'File name too long'; give a"),
-        ("raise OSError(28, 'Full')", "got 'Full'; what was finished is kept: make room"),
+        ("raise OSError(28, 'Full')", "got 'Full'; what was finished is kept: free space"),
         (
             "raise PermissionError(13, 'Denied', '/srv/a')",
             "cannot use /srv/a; got 'Denied'; give",
@@ -132,7 +132,11 @@ def test_only_the_first_process_shows_results():
     assert "process 1: Error: no [videos]" in _run(MISTAKE, rank=1).stderr
 
 
-def test_progress_is_silent_in_other_processes():
-    body = 'current.progress.say("here")'
-    assert "here" in _run(body).stderr
-    assert "here" not in _run(body, rank=1).stderr
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_log_messages_go_to_stderr_from_the_first_process_alone(args):
+    body = 'import logging; logging.getLogger("hpdm.data").info("%s [here]", 3)'
+    done = _run(body, *args)
+    assert done.stderr.splitlines()[-1] == "3 [here]"
+    assert "here" not in done.stdout
+    assert "here" not in _run(body, *args, rank=1).stderr
+    assert "here" in _run(body.replace("info", "error"), *args, rank=1).stderr

@@ -1,4 +1,4 @@
-"""docs/python_training.md: the blocks run as they stand, one after the other, and train."""
+"""docs/python.md: the blocks on training run as they stand, one after the other, and train."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 from hpdm_core.build import build_network, build_schedule
 from hpdm_core.recipe.load import load_recipe
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "python_training.md"
-FIRST, SECOND = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+_, TRAINING = PAGE.read_text(encoding="utf-8").split("## Train on your own tensors")
+FIRST, SECOND = re.findall(r"```python\n(.*?)```", TRAINING, re.DOTALL)
 
 
 def run_block(block: str, names: dict) -> None:
@@ -34,9 +35,9 @@ def test_the_blocks_train_a_network_on_tensors():
     assert moved(after, names["network"].state_dict())
     warmup = names["recipe"].optim.lr * 2 / names["recipe"].optim.warmup_steps
     assert names["optimizer"].param_groups[0]["lr"] == pytest.approx(warmup)
-    averages = names["ema"].tensors()
-    assert moved(after, averages)
-    assert moved(names["network"].state_dict(), averages)
+    ema = names["ema"].tensors()
+    assert moved(after, ema)
+    assert moved(names["network"].state_dict(), ema)
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:

@@ -1,1 +1,1 @@
-"""`hpdm ablate`: a table's trials, what they take, the run."""
+"""`hpdm ablate`: a table's trials, their cost, the run."""

@@ -1,4 +1,4 @@
-"""The data of a table's rows: drawn on the spot where a scale has its own, else looked for."""
+"""Data of a table's rows: generated if the scale defines it, else expected on disk."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CAPTIONS = "captions.jsonl"
 
 
 def prepare(scale: Scale, trials: Sequence[Trial], *, progress: Progress) -> None:
-    """Make what a scale can make itself, and check that other data is there.
+    """Generate a scale's own data, and check that other data exists.
 
     Raises:
         DataError: a data set must be prepared first.

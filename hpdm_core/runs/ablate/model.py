@@ -1,4 +1,4 @@
-"""A row's model as scoring sees it: other sampling settings, fewer levels, class names as prompts.
+"""A row's model for scoring: sampling settings, number of levels, class names as prompts.
 
 Axis legend: `b` batch, `t h w` video.
 """
@@ -48,7 +48,7 @@ def open_row(trial: Trial, device: torch.device) -> Pipeline:
 
 
 def in_words(class_name: str) -> str:
-    """Write a class's name as a prompt: ApplyEyeMakeup becomes 'apply eye makeup'."""
+    """Turn a class's name into a prompt: ApplyEyeMakeup becomes 'apply eye makeup'."""
     parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+", class_name)
     return " ".join(parts).lower()
 
@@ -56,7 +56,7 @@ def in_words(class_name: str) -> str:
 def write_clips(
     trial: Trial, pipeline: Pipeline, folder: Path, *, num: int, fps: float
 ) -> list[Clip]:
-    """Draw a row's videos for the report; rows of a table share seeds and classes."""
+    """Generate a row's videos for the report; rows of a table share seeds and classes."""
     classes = pipeline.classes
     step = max(1, len(classes) // num)
     labels = tuple(i * step % len(classes) if classes else NO_CLASS for i in range(num))

@@ -1,4 +1,4 @@
-"""What a table will take before it is run: trainings, samples, hours by a measured step, disk."""
+"""Cost of a table, in advance: trainings, samples, hours by a measured step, disk."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,16 +18,16 @@ from hpdm_core.training.checkpoint import list_checkpoints, step_of
 def plan_table(
     table: Table, scale: Scale, trials: Sequence[Trial], *, done: set[str], device: str
 ) -> dict[str, Any]:
-    """Say what the trials that are left will take.
+    """Return what the remaining trials will cost.
 
     Args:
-        table, scale: whose.
+        table, scale: of the trials.
         trials: all of them.
-        done: keys of those that have their line.
+        done: keys of finished ones.
         device: where they would run.
 
     Returns:
-        {"trials", "trials_done"}; where something is computed at length also {"trainings",
+        {"trials", "trials_done"}; where anything is trained or sampled also {"trainings",
         "training_steps", "training_videos", "fakes", "hours_training", "hours_sampling",
         "hours_timing", "hours", "hours_by", "disk_gb"}.
     """
@@ -86,7 +86,7 @@ class _Counted:
         return self._known[key]
 
     def sampling_flops(self, trial: Trial, level: int) -> float:
-        """Return the arithmetic of one video up to a level, with the row's own tiles."""
+        """Return the FLOPs of one video up to a level, with the row's own tiles."""
         changed = trial.recipe.sampling.model_copy(update=trial.row.sampling)
         recipe = trial.recipe.model_copy(update={"sampling": changed})
         rows = describe_sampling(recipe, build_sampling(recipe))[: level + 1]
@@ -98,7 +98,7 @@ class _Counted:
 
 
 def _timed_flops(table: Table, scale: Scale, trial: Trial, counted: _Counted) -> float:
-    """Return the arithmetic of a trial's timed steps."""
+    """Return the FLOPs of a trial's timed steps."""
     total = 0.0
     for column in table.columns:
         if column.measure.kind == "step":
@@ -110,7 +110,7 @@ def _timed_flops(table: Table, scale: Scale, trial: Trial, counted: _Counted) ->
 
 
 def _smallest(trials: Sequence[Trial], counted: _Counted) -> Recipe:
-    """Return the recipe whose step is the shortest to try."""
+    """Return the recipe with the shortest step."""
     recipes = [recipe for trial in trials for recipe in trial.recipes.values()]
     return min(recipes, key=lambda recipe: counted.of(recipe)["flops_per_video_training"])
 

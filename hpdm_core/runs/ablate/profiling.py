@@ -28,13 +28,13 @@ from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train.fit import BYTES_PER_PARAMETER, fit_micro_batch
 
 MATRIX = 1024
-# A planned step that would take longer than this is not measured, but counted.
+# Seconds; a step that would take longer is not measured.
 MAX_PLAN_SECONDS = 20.0
 TOO_LARGE = "does not fit"
 
 
 class Stepper:
-    """A network in training, and batches of random patches for it.
+    """A network, its optimiser, and batches of random patches.
 
     Args:
         recipe: its sizes; a recipe without a number of classes gets one.
@@ -59,7 +59,7 @@ class Stepper:
         """Return the bytes of a step with one video.
 
         On CUDA the peak that torch allocates; on a CPU what autograd keeps, by storage, and
-        weights, gradients, two moments and the averaged weights.
+        weights, gradients, two moments and the EMA weights.
         """
         rows = random_batch(self._recipe, 1).to(self._device)
         if self._device.type == "cuda":
@@ -104,7 +104,7 @@ class Stepper:
 def measure_speed(
     recipe: Recipe, device: torch.device, *, batches: Sequence[int], rounds: int
 ) -> dict:
-    """Return videos per second at the best of the batches that fit, as a figure."""
+    """Return videos per second at the fastest batch size that fits, as a figure."""
 
     def work() -> dict:
         stepper, best = Stepper(recipe, device), {}
@@ -132,10 +132,10 @@ def measure_memory(recipe: Recipe, device: torch.device) -> dict:
 
 
 def measured_rate(recipe: Recipe, device: torch.device) -> tuple[float, str]:
-    """Return arithmetic per second in training, and how it was found.
+    """Return FLOP/s in training, and how it was measured.
 
-    A step of the recipe's own batch is timed where it takes seconds, or of one video; a recipe far
-    too large for the machine is judged by a matrix product.
+    A step of the recipe's own batch is timed where it takes seconds, or of one video; for a recipe
+    far too large for the machine, a matrix product is timed.
     """
     counted, free = describe(with_some_classes(recipe)), available_memory(device)
     flops = counted["flops_per_video_training"]
@@ -150,7 +150,7 @@ def measured_rate(recipe: Recipe, device: torch.device) -> tuple[float, str]:
 
 
 def with_some_classes(recipe: Recipe) -> Recipe:
-    """Return the recipe with one class where it leaves their number to the data."""
+    """Return the recipe with one class if it takes their number from the data."""
     model = recipe.model
     if model.conditioning != "class" or model.num_classes is not None:
         return recipe

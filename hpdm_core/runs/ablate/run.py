@@ -1,10 +1,11 @@
-"""`hpdm ablate`: a table of the paper, run row by row and shown beside the paper's figures.
+"""`hpdm ablate`: a table of the paper, run row by row and compared with the paper's figures.
 
 The same command run again resumes: finished rows are in rows.jsonl, a training resumes from its
-newest checkpoint, and features of videos that a detector has seen are kept.
+newest checkpoint, and extracted features are cached.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hpdm_core.runs.ablate.data import prepare
 from hpdm_core.runs.ablate.plan import plan_table
 from hpdm_core.runs.ablate.trial import TrialRunner
 from hpdm_core.runs.ablate.trials import Trial, make_trials
+
+logger = logging.getLogger("hpdm.runs")
 
 OUT = Path("results")
 LINES, MARKDOWN, LATEX, HTML = "rows.jsonl", "table.md", "table.tex", "report.html"
@@ -34,7 +37,7 @@ def run_ablate(
     dry_run: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Run a table of the paper, or say what that would take.
+    """Run a table of the paper, or plan it.
 
     Args:
         name: table1 to table8, or fig8.
@@ -44,20 +47,20 @@ def run_ablate(
         device: 'auto', 'cpu' or 'cuda'.
         seed: of the first replicate.
         dry_run: plan only.
-        progress: told how far the work is.
+        progress: progress bar.
 
     Returns:
         the plan, and unless `dry_run` the figures, findings and files.
 
     Raises:
-        HpdmError: the table cannot be run so, with what it needs.
-        KeyboardInterrupt: interrupted; what is finished is kept.
+        HpdmError: the table cannot be run, with what it needs.
+        KeyboardInterrupt: interrupted; finished trials are kept.
     """
     table = load_table(name)
     settings = table.scales[scale]
     chosen = choose_rows(table, settings, rows)
     trials = make_trials(table, settings, chosen, seed=seed)
-    # Rows that were run before and are not asked for now stay in the table.
+    # Rows that were run before and are not requested now stay in the table.
     all_trials = make_trials(table, settings, choose_rows(table, settings, []), seed=seed)
     results = ResultsFile(
         table=table, name=name, scale=scale, folder=(out or OUT) / f"{name}-{scale}",
@@ -68,16 +71,17 @@ def run_ablate(
     if dry_run:
         rows_to_do = _planned(trials, results.done)
         return head | {"plan": plan, "rows": rows_to_do, "out": str(results.folder)}
-    told = progress if process_rank() == 0 else NoProgress()
-    _tell(plan, told.say)
-    prepare(settings, trials, progress=told)
+    progress = progress if process_rank() == 0 else NoProgress()
+    _log_plan(plan)
+    prepare(settings, trials, progress=progress)
     runner = TrialRunner(
         table=table, name=name, scale=settings, scale_name=scale, folder=results.folder,
-        device=device, first_seed=seed, progress=told,
+        device=device, first_seed=seed, progress=progress,
     )  # fmt: skip
-    for place, trial in enumerate(trials):
+    for number, trial in enumerate(trials, 1):
         if trial.key not in results.done:
-            told.say(f"{place + 1} of {len(trials)}: {trial.row.title}, seed {trial.seed}")
+            title = f"{trial.row.title}, seed {trial.seed}"
+            logger.info("%d of %d: %s", number, len(trials), title)
             results.add(runner.run(trial))
             results.write(plan)
     results.write(plan)
@@ -88,9 +92,9 @@ class ResultsFile:
     """A table's results on disk: its lines, and the report made of them.
 
     Args:
-        table, name, scale: which.
+        table, name, scale: of the results.
         folder: of the results.
-        keys: of the lines that belong to the table now.
+        keys: of lines that belong to the current table.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class ResultsFile:
         return {line["key"] for line in self._lines}
 
     def add(self, line: dict[str, Any]) -> None:
-        """Keep a line; other commands may add theirs to the same file."""
+        """Append a line; other commands may append to the same file."""
         if process_rank() == 0:
             append_line(self.folder / LINES, line)
         self._lines.append(line)
@@ -116,7 +120,7 @@ class ResultsFile:
         )
 
     def write(self, plan: dict[str, Any]) -> None:
-        """Write the table as Markdown, LaTeX and HTML; each file appears whole."""
+        """Write the table as Markdown, LaTeX and HTML; each file atomically."""
         if process_rank() != 0:
             return
         self._lines = read_lines(self.folder / LINES)
@@ -185,16 +189,16 @@ def _planned(trials: Sequence[Trial], done: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _tell(plan: dict[str, Any], say: Callable[[str], None]) -> None:
+def _log_plan(plan: dict[str, Any]) -> None:
     left = plan["trials"] - plan["trials_done"]
-    text = f"{left} of {plan['trials']} rows and seeds to do"
+    text = f"{left} of {plan['trials']} rows and seeds left"
     if "hours" in plan:
         text += (
             f": {plan['trainings']} trainings, {plan['training_steps']:,} steps, "
             f"{plan['fakes']:,} videos; about {plan['hours']:.2g} hours here (by "
             f"{plan['hours_by']}), {plan['disk_gb']:.2g} GB"
         )
-    say(text)
+    logger.info(text)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
-"""One trial of a table, carried out: train what is not trained yet, measure, draw its videos."""
+"""Execution of a trial: train unless trained, measure, generate its videos."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hpdm_core import __version__
 from hpdm_core.build import describe
 from hpdm_core.device import device_name, resolve_device
 from hpdm_core.pipeline.pipeline import Pipeline
-from hpdm_core.progress import Progress, Silent, process_rank
+from hpdm_core.progress import Progress, process_rank
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.model import open_row, write_clips
@@ -23,20 +24,22 @@ from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.train.run import run_train
 
+logger = logging.getLogger("hpdm.runs")
+
 SCORES, VIDEOS = "scores", "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRunner:
-    """Carries out trials.
+    """Executes trials.
 
     Args:
-        table, name: whose.
-        scale, scale_name: how large.
+        table, name: of the trials.
+        scale, scale_name: of the trials.
         folder: of the table's results.
         device: 'auto', 'cpu' or 'cuda'.
-        first_seed: whose videos are drawn for the report.
-        progress: shown to the user.
+        first_seed: the seed whose videos are in the report.
+        progress: progress bar.
     """
 
     table: Table
@@ -57,7 +60,7 @@ class TrialRunner:
         figures |= self._scores(trial, details)
         for column in self.table.columns:
             if column.measure.kind == "step":
-                self.progress.say(f"timing steps of {trial.row.title}: {column.heading}")
+                logger.info("timing steps of %s: %s", trial.row.title, column.heading)
                 figures[column.key] = self._step(trial.recipes[column.key], column)
         figures |= _counts(self.table, trial)
         line = {
@@ -95,7 +98,7 @@ class TrialRunner:
         return {key: result[key] for key in kept} | {"taken": False}
 
     def _scores(self, trial: Trial, details: dict[str, Any]) -> dict[str, dict]:
-        """Score once per protocol; columns with the same one share the call."""
+        """Score once per protocol; columns with the same protocol share it."""
         figures: dict[str, dict] = {}
         by_protocol: dict[str, list[Column]] = {}
         for column in self.table.columns:
@@ -119,7 +122,7 @@ class TrialRunner:
             device=self.device,
             seed=trial.sampling_seed,
             force=self.scale.force,
-            progress=Silent(progress=self.progress),
+            progress=self.progress,
             load_model=self._opener(trial),
         )
 
@@ -143,7 +146,7 @@ class TrialRunner:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Say what the figures were measured on, without naming the computer."""
+    """Describe the hardware of a measurement, without naming the computer."""
     found = resolve_device(device)
     return {
         "name": device_name(found),
@@ -168,11 +171,11 @@ def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:
 
 
 def _counts(table: Table, trial: Trial) -> dict[str, dict]:
-    """Return the figures that need nothing but recipes."""
+    """Return the figures that depend only on recipes."""
     figures: dict[str, dict] = {}
     wanted = [column for column in table.columns if column.measure.kind == "count"]
     if wanted:
-        # Only these columns differ by nothing but what is counted.
+        # Columns that differ only in what is counted.
         counted = describe(with_some_classes(trial.recipes[wanted[0].key]))
         flat = counted | {"parameters": counted["parameters"]["total"]}
         figures |= {c.key: {"value": flat[c.measure.of], "name": "counted"} for c in wanted}

@@ -1,7 +1,7 @@
-"""What a table's command has to do, as trials: one row with one seed, each with a key.
+"""The trials of a table: one row with one seed, each with a key.
 
-The key holds everything that the trial's figures depend on but machine and time, so a line of
-rows.jsonl whose key is still asked for need not be made again.
+The key hashes everything that the trial's figures depend on except machine and time, so that a
+line of rows.jsonl with the same key is reused.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
-        """Return the run, or the checkpoint of the row's share of the training."""
+        """Return the run, or the checkpoint after the row's fraction of the training."""
         assert self.folder is not None
         if not self.trained:
             return self.folder

@@ -30,7 +30,7 @@ from hpdm_core.records import NO_CLASS
 from hpdm_core.seeds import derive_seed
 
 SAMPLES = "samples*.jsonl"
-# Where a folder's videos differ in size, all are brought to the size of the paper's comparisons.
+# If a folder's videos differ in size, all are resized to that of the paper's comparisons.
 COMMON_SIZE = (256, 256)
 NUM_PROBES = 16
 MAX_THREADS = 8
@@ -43,9 +43,9 @@ class VideoFile:
     Args:
         name: relative to its folder.
         path: the file.
-        num_frames: frames in it, None where only decoding can tell.
-        size: (h, w), None where only decoding can tell.
-        class_name: what it shows, or None.
+        num_frames: frames in it, None if unknown before decoding.
+        size: (h, w), None if unknown before decoding.
+        class_name: its class, or None.
     """
 
     name: str
@@ -63,7 +63,7 @@ class VideoSet:
         source: the folder, as the user named it.
         split: which split of a prepared data set, None for a plain folder.
         files: in the order of scoring.
-        sha256: of all that the videos are.
+        sha256: over the contents of all videos.
     """
 
     source: Path
@@ -92,7 +92,7 @@ class ClipFormat:
 
     @property
     def span(self) -> int:
-        """Frames that a video must have; as in the peers' evaluators, frames times stride."""
+        """Minimum frames of a video; as in other evaluators, frames times stride."""
         return self.frames * self.stride
 
 
@@ -114,7 +114,7 @@ class FileClips:
 
 
 def extract_clip(file: VideoFile, spec: ClipFormat) -> np.ndarray | Skipped:
-    """Return the clip of a video, (t, h, w, 3) uint8, or why there is none."""
+    """Return the clip of a video, (t, h, w, 3) uint8, or the reason why not."""
     try:
         total = file.num_frames
         if total is None and spec.start_seed is not None:
@@ -168,7 +168,7 @@ def open_videos(source: Path, *, split: str | None, default_split: str) -> Video
 
     Args:
         source: the folder.
-        split: of a prepared data set; None takes `default_split`.
+        split: of a prepared data set; None uses `default_split`.
         default_split: 'train', or 'all'.
 
     Raises:
@@ -196,7 +196,7 @@ def open_videos(source: Path, *, split: str | None, default_split: str) -> Video
 
 
 def in_random_order(videos: VideoSet, seed: int) -> tuple[VideoFile, ...]:
-    """Return the files in a seeded order, so that the first n are a fair draw of all classes."""
+    """Return the files in a seeded order, so that the first n cover all classes evenly."""
     order = np.random.default_rng(derive_seed("order", seed)).permutation(len(videos.files))
     return tuple(videos.files[i] for i in order)
 
@@ -216,7 +216,7 @@ def _prepared(source: Path, dataset: VideoDataset, split: str) -> VideoSet:
     digest = hashlib.sha256(json.dumps(dataset.header, sort_keys=True, default=str).encode())
     for entry in entries:
         facts = asdict(entry)
-        # The same videos prepared elsewhere are the same videos.
+        # The hash does not depend on the data set's location.
         del facts["source_mtime_ns"]
         digest.update(json.dumps(facts, sort_keys=True).encode())
     files = tuple(
@@ -250,7 +250,7 @@ def _listed(source: Path) -> tuple[VideoFile, ...]:
 
 
 def _video_of(line: Mapping[str, Any]) -> str | None:
-    """Return the file of a line that can be read best; others beside it hold other levels."""
+    """Return the best-quality file of a line; further files hold other levels."""
     names = _names_of(line)
     same = [name for name in names if Path(name).stem == Path(names[0]).stem]
     readable = [name for name in same if Path(name).suffix.lower() in VIDEO_SUFFIXES]
@@ -284,7 +284,7 @@ class GeneratedClips:
         pipeline: generates videos.
         seed: of the first video.
         labels: class of each video.
-        level: which level's videos.
+        level: index of the level.
         frames: number of frames of a clip.
         stride: every n-th frame.
         batch: videos per call.

@@ -1,4 +1,4 @@
-"""What `hpdm eval-fvd` compares, worked out before anything is computed.
+"""The two sets that `hpdm eval-fvd` compares, set up before anything is computed.
 
 Axis legend: `t h w` frames, rows, columns.
 """
@@ -30,7 +30,7 @@ from hpdm_core.runs.evaluate.clips import (
 # Real clips start at random frames, the same ones in every comparison.
 REAL_SEED = 0
 KEY_VERSION = 1
-# Numbers in the videos that are made at a time; a solver keeps several copies of them.
+# Numbers in a batch of videos; a solver keeps several copies.
 VALUES_PER_BATCH = 1 << 28
 
 
@@ -39,12 +39,12 @@ class ClipSet:
     """One of the two sets.
 
     Args:
-        clips: where its clips come from.
-        wanted: how many usable ones are scored.
-        key: all that a clip depends on besides its place.
+        clips: source of its clips.
+        wanted: number of usable clips that are scored.
+        key: everything that a clip depends on besides its index.
         facts: what is reported of the set.
         is_real: which of the two it is.
-        classes: what each place shows, None where it is not known.
+        classes: class of each index, None if unknown.
     """
 
     clips: ClipSource
@@ -57,15 +57,15 @@ class ClipSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two sets of clips that are made alike.
+    """Two sets of clips in the same format.
 
     Args:
-        protocol: by which they are.
+        protocol: of the comparison.
         frames: of each clip.
         clip_facts: what is reported of the clips.
         fakes: the set that is scored.
-        reals: the set that it is held against, None where no score needs one.
-        warnings: what a reader of the figures should know.
+        reals: the reference set, None if no score needs one.
+        warnings: caveats of the figures.
     """
 
     protocol: Protocol
@@ -96,7 +96,7 @@ def plan_comparison(
     needs_real: bool,
     force: bool,
 ) -> Comparison:
-    """Work out the two sets.
+    """Set up the two sets.
 
     Raises:
         MetricError: they cannot be compared so, or are too few for a figure that means something.
@@ -281,7 +281,7 @@ def _model_clips(protocol: Protocol, model: Pipeline) -> tuple[int, int, ClipFor
 
 
 def _batch(model: Pipeline) -> int:
-    """Return how many videos are made at a time: no more than a chunk of features holds."""
+    """Return the videos per batch: at most a chunk of features."""
     values = 3 * math.prod(model.pyramid.resolution)
     return max(1, min(CHUNK, VALUES_PER_BATCH // values))
 

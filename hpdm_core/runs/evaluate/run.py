@@ -1,7 +1,7 @@
 """`hpdm eval-fvd`: score videos against real ones, each figure with its protocol and provenance.
 
-Outputs of the detectors are kept on disk under a key of all that they depend on, so that an
-interrupted run resumes where it stopped and a second protocol costs seconds.
+Features are cached on disk under a key of everything that they depend on, so that an interrupted
+run resumes where it stopped and a second protocol takes seconds.
 """
 
 import json
@@ -39,11 +39,11 @@ NUM_REASONS = 5
 
 
 def open_model(ref: str, device: torch.device) -> Pipeline:
-    """Return the model that a reference stands for, such as a run folder.
+    """Load the model of a reference, such as a run folder.
 
     Raises:
         CheckpointError: there is none.
-        MetricError: it is conditioned on text, so that the protocol cannot say what to draw.
+        MetricError: it is conditioned on text, and protocols define no prompts.
     """
     pipeline = Pipeline.from_pretrained(ref, device=device)
     if pipeline.recipe.model.conditioning == "text":
@@ -80,28 +80,28 @@ def run_eval_fvd(
     Args:
         checkpoint: generates the fakes; or
         samples: a folder of them, of `hpdm sample` or any other.
-        real: a prepared data set or a folder of videos; None takes the checkpoint's training data.
+        real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
-        metrics: of 'fvd' and 'is'.
+        metrics: any of 'fvd', 'is'.
         detector: 'i3d', 'bundled' or a file of I3D weights.
-        num_fakes: in place of the protocol's.
-        split: of a prepared data set; None takes 'train'.
-        out: folder for the result's JSON file; None takes `evals`.
+        num_fakes: overrides the protocol's.
+        split: of a prepared data set; None uses 'train'.
+        out: folder for the result's JSON file; None uses `evals`.
         batch: clips per pass of a detector, and videos per pass of a model.
         device: 'auto', 'cpu' or 'cuda'.
         seed: of generated videos, of the order of a folder's videos, and of the bootstrap.
         force: score even fewer than 256 videos.
-        dry_run: say what would be done.
-        progress: told how far the work is.
-        cache: folder of detectors and features; None takes the user's cache folder.
+        dry_run: plan only.
+        progress: progress bar.
+        cache: folder of detectors and features; None uses the user's cache folder.
         fetch: downloads a detector's file; None tries its known addresses.
         load_model: opens the checkpoint.
 
     Returns:
-        the figures with all that they depend on.
+        the figures with everything that they depend on.
 
     Raises:
-        MetricError: the figures cannot be had, or would mean nothing.
+        MetricError: the figures cannot be computed, or would be meaningless.
     """
     began = time.monotonic()
     progress, cache = progress or NoProgress(), cache or cache_folder()
@@ -126,8 +126,8 @@ def run_eval_fvd(
         cache / "features", loaded, batch or _batch(comparison.frames, parallel), parallel
     )
     features = extraction.features(comparison, progress)
-    figures = scores(features, comparison, loaded, seed=seed, force=force, tell=progress.say)
-    # What was asked for comes first, then all that it depends on.
+    figures = scores(features, comparison, loaded, seed=seed, force=force)
+    # Scores first, then everything that they depend on.
     result = {"scores": figures["scores"]} | _description(comparison, loaded) | figures
     result["seconds"] = round(time.monotonic() - began, 1)
     if parallel.is_main:
@@ -139,7 +139,7 @@ def run_eval_fvd(
 def _dry_run(
     comparison: Comparison, metrics: list[str], detector: str, *, cache: Path, parallel: Parallel
 ) -> dict[str, Any]:
-    """Say what would be compared, and how many clips no detector has seen yet."""
+    """Return what would be compared, and how many clips still lack features."""
     try:
         loaded = load_metrics(
             metrics, detector, folder=cache / "detectors", device=parallel.device, fetch=None
@@ -165,7 +165,7 @@ class FeatureExtraction:
             metric.detector.check_frames(comparison.frames)
 
     def outstanding(self, comparison: Comparison) -> dict[str, Any]:
-        """Return how many clips no detector has seen yet."""
+        """Return how many clips still lack features."""
         return {
             f"{name}_to_do": sum(
                 stop - start for start, stop in self._missing(clip_set, clip_set.wanted)
@@ -175,7 +175,7 @@ class FeatureExtraction:
         }
 
     def features(self, comparison: Comparison, progress: Progress) -> Features:
-        """Return the outputs of all detectors for all clips, making what is missing."""
+        """Return the outputs of all detectors for all clips, computing missing ones."""
         self.check(comparison)
         reals = None
         if comparison.reals is not None:
@@ -250,7 +250,7 @@ def _first(chunk: Chunk, wanted: int, title: str) -> Chunk:
         raise MetricError(
             f"none of the {title} can be used",
             got=f"{len(chunk.skipped)} skipped: {reasons}",
-            remedy="choose a protocol with fewer frames, or mend the files",
+            remedy="choose a protocol with fewer frames, or repair the files",
         )
     return replace(chunk, places=chunk.places[:wanted], outputs=chunk.outputs[:wanted])
 
@@ -281,7 +281,7 @@ def _description(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write the result under a name that tells protocol, detector and what was scored."""
+    """Write the result to a file named by protocol, detector and scored set."""
     identity = result["fakes"]["sha256"][:8]
     path = folder / f"{result['protocol']}_{result['detectors'][0]['name']}_{identity}.json"
     write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
-"""From detectors' outputs to the figures of `hpdm eval-fvd`, with their uncertainty and names."""
+"""Scores of `hpdm eval-fvd` from detectors' outputs, with their uncertainty and names."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from hpdm_core.metrics.store import Chunk
 from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
 from hpdm_core.runs.evaluate.comparison import Comparison
 
+logger = logging.getLogger("hpdm.runs")
+
 # Fig. 8's numbers of fakes.
 COUNTS = (128, 256, 512, 2048, 10_000)
 NUM_SPLITS = 10
@@ -27,7 +30,7 @@ class Features:
     """Outputs of the detectors.
 
     Args:
-        reals: of the 'fvd' detector, None where no score needs them.
+        reals: of the 'fvd' detector, None if no score needs them.
         fakes: by metric.
     """
 
@@ -42,9 +45,8 @@ def scores(
     *,
     seed: int,
     force: bool,
-    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return the figures, and of the sets' description what is known only now.
+    """Return the figures, and facts on the sets that are known only now.
 
     Args:
         features: outputs of the detectors.
@@ -52,7 +54,6 @@ def scores(
         metrics: one per figure.
         seed: of the bootstrap.
         force: score even fewer than 256 videos.
-        tell: told warnings.
 
     Raises:
         MetricError: too many videos could not be used.
@@ -80,8 +81,8 @@ def scores(
         if chunk.skipped:
             warnings.append(f"{len(chunk.skipped)} {name} could not be used")
     for warning in warnings:
-        tell(warning)
-    # A figure of fewer fakes than were asked for must not bear the larger number's name.
+        logger.warning(warning)
+    # A figure of fewer fakes than requested must not carry the name of the larger number.
     protocol = replace(comparison.protocol, num_fakes=len(counted["fakes"].places))
     return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}
 
@@ -146,7 +147,7 @@ def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) ->
 
 
 def _accuracy(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
-    """Return the share of fakes that the classifier names as they were meant, where both know."""
+    """Return the classifier's accuracy on the fakes' classes, where both know the class."""
     index = {name: label for label, name in enumerate(metric.classes)}
     meant = [index.get(classes[place] or "") for place in fakes.places.tolist()]
     if not meant or None in meant:

@@ -1,1 +1,1 @@
-"""`hpdm sample`: what is asked for, what it takes, the run, the folder of videos."""
+"""`hpdm sample`: options, requests, the run, the folder of videos."""

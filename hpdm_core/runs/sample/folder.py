@@ -1,6 +1,6 @@
-"""The folder of generated videos: a file per video, a line per video, and what is still missing.
+"""The folder of generated videos: a file and a line per video, and which are missing.
 
-A line is written after the video's files are whole, so that a killed run resumes with exactly
+A line is written after the video's files are complete, so that a killed run resumes with exactly
 the missing ones.
 """
 
@@ -32,11 +32,11 @@ class SampleStore:
     """A folder of generated videos.
 
     Args:
-        folder: where they go.
+        folder: output folder.
         formats: file suffixes to write.
         fps: frames per second.
-        settings: all that the videos depend on besides seed and class or prompt.
-        rank: which of several processes this is; each writes its own lines.
+        settings: everything that the videos depend on besides seed and class or prompt.
+        rank: of this process; each process writes its own lines.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class SampleStore:
             self._mend()
 
     def lines(self) -> list[dict]:
-        """Return the finished videos' lines, those of all processes; a torn last line is none."""
+        """Return the finished videos' lines of all processes, without a partial last line."""
         lines = []
         for path in sorted(self.folder.glob("samples*.jsonl")):
             for text in path.read_text(encoding="utf-8").splitlines():
@@ -82,7 +82,7 @@ class SampleStore:
         return lines
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
-        """Return the requests whose video is not there yet."""
+        """Return the requests whose video is missing."""
         done = {
             (line["index"], line["seed"], line["class"], line["prompt"])
             for line in self.lines()
@@ -92,11 +92,11 @@ class SampleStore:
         return [r for r in requests if (r.index, r.seed, r.class_name, r.prompt) not in done]
 
     def write(self, request: Request, video: np.ndarray, extra: dict[str, np.ndarray]) -> None:
-        """Write one video in all formats, others that belong to it as MP4, and its line.
+        """Write one video in all formats, its extra videos as MP4, and its line.
 
         Args:
             video: (t, h, w, 3) uint8.
-            extra: more videos by what their names end in.
+            extra: more videos by the suffix of their names.
 
         Raises:
             HpdmError: the disk is full or not writable.
@@ -126,7 +126,7 @@ class SampleStore:
             raise HpdmError(
                 f"cannot write to {self.folder}",
                 got="a full disk" if full else error,
-                remedy="what was finished is kept: make room and run the same command again",
+                remedy="what was finished is kept: free space and run the same command again",
             ) from error
 
     def finish(self, requests: Sequence[Request]) -> Path:
@@ -148,7 +148,7 @@ class SampleStore:
         return self.folder / SHEET
 
     def _mend(self) -> None:
-        """End a line that a kill tore, so that the next one starts on its own."""
+        """Terminate a partial last line of a killed process."""
         for path in self.folder.glob("samples*.jsonl"):
             text = path.read_text(encoding="utf-8")
             if text and not text.endswith("\n"):

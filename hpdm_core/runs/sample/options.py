@@ -1,4 +1,4 @@
-"""What `hpdm sample` can be asked for, with its defaults."""
+"""Options of `hpdm sample` and their defaults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +12,31 @@ from hpdm_core.recipe.schema import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """The options of `hpdm sample`; where nothing is said, None takes the recipe's value.
+    """The options of `hpdm sample`; unless stated otherwise, None uses the recipe's value.
 
     Args:
-        checkpoint: what `find_model` resolves; None takes the newest run, else the shipped model.
+        checkpoint: what `find_model` resolves; None uses the newest run, else the shipped model.
         recipe: in place of a checkpoint, with `dry_run` only.
         num: number of videos; None: one for each class or prompt, else for each class, or 8.
-        classes: names or indices; none takes all by turns.
+        classes: names or indices; none: all in turn.
         prompts: texts, for models conditioned on text.
         prompt_file: more of them, one per line.
-        text_encoder: for prompts; None takes that of the training data.
+        text_encoder: for prompts; None uses that of the training data.
         seed: of the first video; the next has `seed + 1`.
-        overlap: axes on which tiles overlap by half, such as 'fhw'.
+        overlap: axes along which tiles overlap by half, such as 'fhw'.
         steps: solver steps of each level, coarsest first.
-        guidance: classifier-free guidance scale, 1 is off.
-        compare_overlaps: overlaps of the same seeds to put side by side.
-        out: folder to write to; None takes one below samples/.
-        formats: of 'mp4', 'gif', 'webp' and 'png'.
-        save_levels: write the video of every level too.
+        guidance: classifier-free guidance scale, 1 disables it.
+        compare_overlaps: overlaps to compare side by side, at the same seeds.
+        out: folder to write to; None uses one below samples/.
+        formats: any of 'mp4', 'gif', 'webp', 'png'.
+        save_levels: also write the video of every level.
         cache: see `Resources`.
         cache_gb: see `Resources`.
-        batch: videos at a time; None chooses by free memory.
-        tile_batch: tiles in one pass of the network; None chooses by free memory.
-        shard: whether several processes share the videos, or the tiles of each video.
+        batch: videos at a time; None: chosen from free memory.
+        tile_batch: tiles in one pass of the network; None: chosen from free memory.
+        shard: split 'videos', or the 'tiles' of each video, over processes.
         device: 'auto', 'cpu' or 'cuda'.
-        dry_run: count what it would take, and make nothing.
+        dry_run: compute the cost only.
 
     Raises:
         HpdmError: an option is out of range.

@@ -1,4 +1,4 @@
-"""What `hpdm sample` is asked for: a request per video, with its seed, and class or prompt."""
+"""Requests of `hpdm sample`: one per video, with seed, and class or prompt."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from hpdm_core.runs.sample.options import SampleOptions
 
 
 def requests_of(options: SampleOptions, pipeline: Pipeline) -> list[Request]:
-    """Spread classes or prompts over the videos by turns, with rising seeds.
+    """Spread classes or prompts over the videos in turn, with rising seeds.
 
     Without `num`: one video for each class or prompt asked for, else `default_count`.
 
     Raises:
-        HpdmError: the model does not know what is asked for.
+        HpdmError: unknown class or unsupported condition.
     """
     classes, prompts = options.classes, (*options.prompts, *_lines(options.prompt_file))
     if options.num is not None and options.num < 1:

@@ -1,9 +1,10 @@
 """`hpdm sample`: generate videos from a checkpoint into a folder.
 
-The same command again makes the videos that are missing.
+Run again, the same command generates only missing videos.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -32,22 +33,24 @@ from hpdm_core.runs.sample.options import SampleOptions
 from hpdm_core.runs.sample.requests import requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
+logger = logging.getLogger("hpdm.runs")
+
 # Generates the requested videos under given settings: per level (b, c, t, h, w).
 SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
 
 
 def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> dict:
-    """Generate videos into a folder, or say what that would take.
+    """Generate videos into a folder, or plan it.
 
     Args:
-        options: what is asked for.
-        progress: shown to the user.
+        options: of the command.
+        progress: progress bar.
 
     Returns:
-        what was made and where, or with `dry_run` the figures that matter.
+        videos and their folder, or with `dry_run` the plan.
 
     Raises:
-        HpdmError: something stands against it.
+        HpdmError: it cannot be done, with the remedy.
         KeyboardInterrupt: interrupted; finished videos are kept.
     """
     compare, progress = check_overlaps(options.compare_overlaps), progress or NoProgress()
@@ -55,9 +58,7 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
     try:
         pipeline, recipe = None, options.recipe
         if recipe is None:
-            pipeline = Pipeline.from_pretrained(
-                options.checkpoint, device=parallel.device, say=progress.say
-            )
+            pipeline = Pipeline.from_pretrained(options.checkpoint, device=parallel.device)
             recipe = pipeline.recipe
         settings = with_options(
             build_sampling(recipe),
@@ -97,12 +98,12 @@ class SampleJob:
     """One process's part of `hpdm sample`.
 
     Args:
-        pipeline: what generates.
+        pipeline: the model.
         settings: solver and tiles.
-        options: how the work is split and what is written.
+        options: batch sizes, sharding and formats.
         compare: overlaps to put side by side, parsed.
-        parallel: this process's place.
-        progress: shown to the user.
+        parallel: this process's rank and device.
+        progress: progress bar.
     """
 
     pipeline: Pipeline
@@ -113,7 +114,7 @@ class SampleJob:
     progress: Progress
 
     def run(self, requests: list[Request]) -> dict:
-        """Make what is missing and sum up."""
+        """Generate missing videos and return the summary."""
         began = time.monotonic()
         conditions = self.pipeline.conditions(requests, text_encoder=self.options.text_encoder)
         store = self._open_store()
@@ -122,9 +123,9 @@ class SampleJob:
         sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
         if len(missing) < len(requests):
             done = len(requests) - len(missing)
-            self.progress.say(f"{done} of {len(requests)} videos are already in {store.folder}")
+            logger.info("%d of %d videos are already in %s", done, len(requests), store.folder)
         if missing:
-            self._say_how(sizes, resources)
+            self._log_sizes(sizes, resources)
         self.parallel.barrier()
         self.progress.start("generating videos", len(missing))
         draw = partial(
@@ -161,7 +162,7 @@ class SampleJob:
             "steps": [solver.steps for solver in self.settings.solvers],
             "overlap": self.settings.overlap or "none",
         }
-        settings = json.loads(json.dumps(recorded))  # as a line of the list will hold it
+        settings = json.loads(json.dumps(recorded))  # as read back from JSON
         store = SampleStore(
             folder=self.options.out or free_folder(self.pipeline.recipe.name, settings),
             formats=self.options.formats,
@@ -173,7 +174,7 @@ class SampleJob:
         return store
 
     def _own_chunks(self, missing: list[Request], batch: int) -> Iterator[list[Request]]:
-        """Yield this process's batches: its share of the videos, or all where tiles are shared."""
+        """Yield this process's batches: its part of the videos, or all if tiles are sharded."""
         if self.options.shard == "videos":
             missing = missing[self.parallel.rank :: self.parallel.world_size]
         for start in range(0, len(missing), batch):
@@ -239,18 +240,18 @@ class SampleJob:
             sum_over_processes=dist.all_reduce,
         )
 
-    def _say_how(self, sizes: BatchSizes, resources: Resources) -> None:
+    def _log_sizes(self, sizes: BatchSizes, resources: Resources) -> None:
         cache = resources.cache_maker(self.parallel.device)()
         if cache is None:
-            where = "computed again in every step"
+            where = "off"
         elif sizes.cache_bytes <= cache.device_budget:
             where = f"kept on {self.parallel.device}"
         elif sizes.cache_bytes <= cache.host_budget:
-            where = "kept in the computer's memory"
+            where = "kept in host memory"
         else:
-            where = "kept as far as it fits, the rest computed again in every step"
-        self.progress.say(
-            f"{self.pipeline.path} on {self.parallel.device}: {sizes.videos} videos at a time, "
-            f"{sizes.tiles} tiles a pass; what does not change over the steps "
-            f"({sizes.cache_bytes / 1e9:.2f} GB) is {where}"
-        )
+            where = "kept as far as it fits"
+        logger.info(
+            "%s on %s: %d videos at a time, %d tiles per pass; activation cache (%.2f GB): %s",
+            self.pipeline.path, self.parallel.device, sizes.videos, sizes.tiles,
+            sizes.cache_bytes / 1e9, where,
+        )  # fmt: skip

@@ -1,1 +1,1 @@
-"""`hpdm train` and `hpdm finetune`, in stages: checks, memory, base weights, the run, previews."""
+"""`hpdm train` and `hpdm finetune`, by stage: checks, memory, base weights, the run, previews."""

@@ -1,8 +1,8 @@
-"""The micro-batch that a device's memory holds, and what is refused because nothing fits.
+"""The largest micro-batch that fits into a device's memory.
 
-Counted per device: weights with all that goes with them, what several devices need to work
-together, and the larger of the activations of one micro-batch and what the optimiser's update
-takes for a moment. Tests hold the sum against the peak of real passes.
+Counted per device: weights, gradients, optimiser state and EMA weights; buffers of parallel
+training; and the larger of one micro-batch's activations and the optimiser's temporary tensors.
+Tests compare the sum with the peak of real passes.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from hpdm_core.build import activation_bytes_per_video
 from hpdm_core.errors import DeviceError
 from hpdm_core.recipe.schema import Recipe
 
-# Bytes per parameter, all float32: weights, gradients, two moments, averaged weights.
+# Bytes per parameter, all float32: weights, gradients, two moments, EMA weights.
 BYTES_PER_PARAMETER = 20
 FLOAT, HALF = 4, 2
 # Share of the free memory that an automatic micro-batch may fill: the rest is for fragments of the
 # allocator, workspaces of the libraries, and the estimate's error.
 FILL = 0.85
-# Sizes of cards that a plan names, in GB.
+# GPU memory sizes listed in plans, in GB.
 CARDS = (24, 40, 80)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """What the memory of a training step depends on.
+    """Quantities that the memory of a training step depends on.
 
     Args:
         parameters: of the whole network.
@@ -33,7 +33,7 @@ class TrainingMemory:
         activations: bytes that one video's pyramid keeps for the backward pass.
         rows: videos of a step on one device.
         devices: number of devices.
-        parallel: how they share the model; without effect on a single one.
+        parallel: mode of parallelism; no effect on a single device.
         bf16: whether matrix products are in bfloat16.
         lamb: whether the optimiser is LAMB.
     """
@@ -57,7 +57,7 @@ class TrainingMemory:
         share = self.devices if self.parallel == "fsdp" else 1
         # Autocast keeps a bfloat16 copy of each weight until the backward pass.
         copies = HALF * self.parameters if self.bf16 else 0
-        # LAMB's update and its denominator, after the activations are gone.
+        # LAMB's update and its denominator, after activations are freed.
         update = 2 * FLOAT * self.parameters // share if self.lamb else 0
         parts = {
             "weights_and_optimizer": BYTES_PER_PARAMETER * self.parameters // share,
@@ -77,23 +77,23 @@ class TrainingMemory:
         if self.devices == 1:
             return 0
         if self.parallel == "ddp":
-            return FLOAT * self.parameters  # the buckets that gradients are exchanged in
+            return FLOAT * self.parameters  # gradient buckets of DDP
         rest = self.parameters - self.num_blocks * self.block_parameters
         # Gathered: the weights outside the blocks, a block's and the next one's, and the gradients
-        # of two blocks on their way. Between the passes of a step gradients stay whole.
+        # of two blocks in flight. Between the passes of a step gradients are not sharded.
         gathered = rest + 4 * self.block_parameters
         return FLOAT * (gathered + (self.parameters if accumulates else 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A micro-batch held against the free memory.
+    """A micro-batch compared with free memory.
 
     Args:
         micro_batch: rows per pass and device.
         needed: bytes on each device by purpose (estimate).
-        free: bytes that each device has free; None where that cannot be told.
-        remedy: what to change where it does not fit; empty where it does.
+        free: bytes that each device has free; None where that is unknown.
+        remedy: what to change if it does not fit; else empty.
     """
 
     micro_batch: int
@@ -105,13 +105,13 @@ class Fit:
     def verdict(self) -> str:
         """Whether it fits, in words."""
         if self.free is None:
-            return f"needs {_gb(self.needed['total'])}; how much is free cannot be told"
+            return f"needs {_gb(self.needed['total'])}; free memory is unknown"
         if self.remedy:
             return f"does not fit: {self.remedy}"
         return f"fits: {_gb(self.needed['total'])} of {_gb(self.free)} free"
 
     def check(self, device: str) -> None:
-        """Refuse what does not fit.
+        """Raise if it does not fit.
 
         Args:
             device: its name in the message.
@@ -136,7 +136,7 @@ class Fit:
 def training_memory(
     recipe: Recipe, parameters: Mapping[str, int], *, devices: int
 ) -> TrainingMemory:
-    """Gather what the memory of a recipe's training depends on.
+    """Collect the quantities that determine a recipe's training memory.
 
     Args:
         recipe: resolved, with its number of classes.
@@ -160,7 +160,7 @@ def training_memory(
 def fit_micro_batch(
     recipe: Recipe, parameters: Mapping[str, int], *, devices: int, free: int | None
 ) -> Fit:
-    """Choose the micro-batch, or judge the recipe's own.
+    """Choose the micro-batch, or check the recipe's own.
 
     Args:
         recipe: resolved, with its number of classes. `train.micro_batch` left out means automatic:
@@ -168,7 +168,7 @@ def fit_micro_batch(
             that costs less than half of them.
         parameters: by part, as `describe` counts them.
         devices: number of processes, one device each.
-        free: bytes that each device has free; None where that cannot be told: all rows at once.
+        free: bytes that each device has free; None where that is unknown: all rows at once.
     """
     memory = training_memory(recipe, parameters, devices=devices)
     automatic = memory.rows if free is None else memory.largest(FILL * free)
@@ -184,7 +184,7 @@ def fit_micro_batch(
 
 
 def fit_on_cards(recipe: Recipe, parameters: Mapping[str, int], *, devices: int) -> list[dict]:
-    """Return what training takes on cards of common sizes: a row for each, smallest first."""
+    """Return the fit on GPUs of common memory sizes, smallest first."""
     rows = []
     for size in CARDS:
         fit = fit_micro_batch(recipe, parameters, devices=devices, free=size * 10**9)
@@ -194,7 +194,7 @@ def fit_on_cards(recipe: Recipe, parameters: Mapping[str, int], *, devices: int)
 
 
 def with_micro_batch(recipe: Recipe, micro_batch: int) -> Recipe:
-    """Return the recipe with a micro-batch of its own."""
+    """Return the recipe with this micro-batch."""
     train = recipe.train.model_copy(update={"micro_batch": micro_batch})
     return recipe.model_copy(update={"train": train})
 
@@ -213,7 +213,7 @@ def equal_passes(rows: int, most: int) -> int:
 
 
 def _remedy(recipe: Recipe, memory: TrainingMemory, free: int) -> str:
-    """Say what makes one row fit."""
+    """Return what would make one row fit."""
     if not recipe.train.activation_checkpointing:
         train = recipe.train.model_copy(update={"activation_checkpointing": True})
         saving = recipe.model_copy(update={"train": train})

@@ -1,10 +1,10 @@
-"""What `hpdm train` looks at before it starts: recipe, data and disk; and what a run would take.
+"""Checks of `hpdm train` before it starts: recipe, data and disk; and the cost of a run.
 
-Each refusal says what to change.
+Each error names a remedy.
 """
 
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from hpdm_core.build import describe
@@ -17,6 +17,8 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
 from hpdm_core.runs.train.warm_start import plan_warm_start
 from hpdm_core.training.parallel import free_memory, num_processes
+
+logger = logging.getLogger("hpdm.runs")
 
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
 # what the network learns, except that more steps stretch a cosine schedule.
@@ -39,14 +41,14 @@ RESUMABLE = {
     "train.tensorboard",
     "train.wandb",
 }
-# Bytes per parameter of a checkpoint, all float32: weights, two moments, averaged weights.
+# Bytes per parameter of a checkpoint, all float32: weights, two moments, EMA weights.
 BYTES_PER_SAVED_PARAMETER = 16
 
 
 def plan_of_run(
     recipe: Recipe, out: Path, *, device: str, init_from: str | Path | None = None
 ) -> dict:
-    """Return what training a recipe would take: sizes, arithmetic, memory, and base weights."""
+    """Return the cost of training a recipe: sizes, FLOPs, memory, and base weights."""
     notes, classes = [], None
     try:
         dataset = open_dataset(recipe.data.root, recipe.data.name)
@@ -113,12 +115,12 @@ def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
 
 
 def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
-    """Refuse to resume a run with a recipe that would train something else.
+    """Refuse to resume a run with a different recipe.
 
     Args:
         recipe: what the run is to be resumed with.
         saved: the recipe file of the run.
-        step: steps done.
+        step: steps completed.
 
     Raises:
         RecipeError: listing every field that differs.
@@ -135,7 +137,7 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
     if changed:
         raise RecipeError(
             f"the run in {saved.parent} was started with another recipe ({'; '.join(changed)})",
-            remedy="change these back to resume it, or give another --out to start anew",
+            remedy="change these back to resume it, or give another --out to start again",
         )
     if recipe.train.steps < step:
         raise RecipeError(
@@ -145,8 +147,8 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
         )
 
 
-def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], None]) -> None:
-    """Refuse a data set without a usable video; say where there are few.
+def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
+    """Refuse a data set without usable videos; log if there are few.
 
     Raises:
         DataError: all videos of the split are too short.
@@ -169,13 +171,14 @@ def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], No
             remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
         )
     if short or len(usable) < recipe.train.batch_size:
-        say(f"{len(usable)} of {len(entries)} videos usable, {short} too short")
+        logger.info("%d of %d videos usable, %d too short", len(usable), len(entries), short)
     if len(usable) < recipe.train.batch_size:
-        say(f"a batch of {recipe.train.batch_size} holds more than one clip of each video")
+        size = recipe.train.batch_size
+        logger.info("a batch of %d holds more than one clip of each video", size)
 
 
 def check_processes(recipe: Recipe, world_size: int) -> None:
-    """Refuse a batch that cannot be shared out evenly.
+    """Refuse a batch size that the processes do not divide.
 
     Raises:
         RecipeError: the batch is not a whole multiple of the processes.
@@ -208,7 +211,7 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder on the way up that exists."""
+    """Return the nearest existing parent folder."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

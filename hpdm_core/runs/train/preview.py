@@ -1,8 +1,9 @@
-"""Preview videos during training, from the averaged weights, at the same seeds each time.
+"""Preview videos during training, from EMA weights, at fixed seeds.
 
 Axis legend: `b` videos, `c` channels, `t h w` video, `rows columns` places in the grid.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.training.parallel import Parallel
 
+logger = logging.getLogger("hpdm.runs")
+
 
 def make_preview(
     recipe: Recipe,
@@ -30,28 +33,26 @@ def make_preview(
     folder: Path,
     parallel: Parallel,
     show: Callable[[int, np.ndarray], None],
-    say: Callable[[str], None],
 ) -> Callable[[int], None]:
-    """Return the function that draws the previews of a step.
+    """Return the function that generates the previews of a step.
 
-    All processes draw the same videos (under FSDP2 each needs the others' weights); the main one
+    All processes generate the same videos (FSDP2 gathers weights collectively); the main one
     writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their frames.
 
     Args:
         recipe: solver, number of videos, conditioning.
-        network: holds the averaged weights whenever the function is called.
-        dataset: where classes and texts come from.
-        folder: where files go.
-        parallel: this process's place.
-        show: given the step and the same picture, (h, w, 3) uint8.
-        say: told where the previews are, or why they could not be written.
+        network: holds the EMA weights whenever the function is called.
+        dataset: source of classes and captions.
+        folder: output folder.
+        parallel: this process's rank and device.
+        show: called with the step and the contact sheet, (h, w, 3) uint8.
     """
 
     def preview(step: int) -> None:
         condition, captions = preview_conditions(recipe, dataset)
         pipeline = Pipeline(recipe=recipe, network=network, device=parallel.device)
-        # Sharded weights are gathered in each pass, so that all processes must make the same ones:
-        # batches and cache go by what all of them have free.
+        # Sharded weights are gathered in each pass, so all processes must make the same passes:
+        # batch and cache sizes depend on the smallest free memory of all.
         free = parallel.free_memory()
         limit = None if free is None else free / 2e9
         resources = Resources(free=free, cache="gpu", cache_gb=limit)
@@ -66,18 +67,18 @@ def make_preview(
             sheet = contact_sheet(list(videos), captions)
             sheet.save(path.with_suffix(".png"))
         except OSError as error:
-            say(f"step {step}: previews could not be written: {error}")
+            logger.warning("step %d: previews could not be written: %s", step, error)
         else:
-            say(f"step {step}: previews in {path}")
+            logger.info("step %d: previews in %s", step, path)
             show(step, np.asarray(sheet))
 
     return preview
 
 
 def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition, list[str]]:
-    """Return what the previews show and a line of text for each.
+    """Return the conditions of the previews and a caption for each.
 
-    Classes by turns, captions from all over the training split, or nothing, by what the model is
+    Classes in turn, captions from all over the training split, or nothing, by what the model is
     conditioned on.
     """
     number, kind = recipe.train.preview_videos, recipe.model.conditioning

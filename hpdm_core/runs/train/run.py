@@ -1,10 +1,11 @@
-"""`hpdm train` and `hpdm finetune`: assemble the parts, check, train, sum up.
+"""`hpdm train` and `hpdm finetune`: build, check, train, summarise.
 
-The same command run again resumes from the newest intact checkpoint.
+Run again, the same command resumes from the newest intact checkpoint.
 """
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -43,7 +44,9 @@ from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
-INITIALISED = "initialised.json"  # what became of a base model's weights
+logger = logging.getLogger("hpdm.runs")
+
+INITIALISED = "initialised.json"  # status of a base model's weights
 
 
 def run_train(
@@ -55,23 +58,23 @@ def run_train(
     progress: Progress,
     init_from: str | Path | None = None,
 ) -> dict:
-    """Train a recipe into the folder `out`, or say what that would take.
+    """Train a recipe into the folder `out`, or plan it.
 
     Args:
         recipe: resolved.
         out: the run's folder; None: runs/<recipe name>.
         device: "auto", "cpu" or "cuda".
         dry_run: count and estimate only.
-        progress: shown to the user by the main process.
+        progress: progress bar, shown by the main process.
         init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
             'shipped' or hf://owner/name.
 
     Returns:
-        A summary of the run, or with `dry_run` the figures that matter.
+        A summary of the run, or with `dry_run` the plan.
 
     Raises:
-        HpdmError: something stands against it, with what to change.
-        KeyboardInterrupt: the run was interrupted and has saved what was done.
+        HpdmError: it cannot be done, with the remedy.
+        KeyboardInterrupt: the run was interrupted and has saved a checkpoint.
     """
     out = out or Path("runs") / recipe.name
     if dry_run:
@@ -81,13 +84,13 @@ def run_train(
     parallel = start_parallel(device, mode=recipe.train.parallel)
     progress = progress if parallel.is_main else NoProgress()
     try:
-        preflight.check_data(recipe, dataset, say=progress.say)
+        preflight.check_data(recipe, dataset)
         preflight.check_processes(recipe, parallel.world_size)
         start = None
         if init_from is not None and list_checkpoints(out / "checkpoints"):
-            progress.say(f"{out} has begun already: {init_from} is not read again")
-        elif init_from is not None:  # looked at before the run's folder is made
-            start = plan_warm_start(init_from, recipe, classes=dataset.classes, say=progress.say)
+            logger.info("resuming %s: %s is not read again", out, init_from)
+        elif init_from is not None:  # checked before the run's folder is created
+            start = plan_warm_start(init_from, recipe, classes=dataset.classes)
         with _locked(out, parallel):
             run = Run(
                 recipe=recipe,
@@ -114,10 +117,10 @@ class Run:
 
     Args:
         recipe: resolved, with the data set's number of classes.
-        dataset: what is trained on.
+        dataset: training data.
         out: the run's folder.
-        parallel: this process's place.
-        progress: shown to the user; silent on all processes but one.
+        parallel: this process's rank and device.
+        progress: progress bar; silent on all processes but one.
     """
 
     recipe: Recipe
@@ -127,7 +130,7 @@ class Run:
     progress: Progress
 
     def train(self, warm_start: WarmStart | None) -> dict:
-        """Assemble, resume or start from a base model, train; return the summary."""
+        """Build, resume or warm-start, train; return the summary."""
         begun = time.perf_counter()
         self._check_recipe()
         set_precision(self.recipe.train.precision, device=self.parallel.device)
@@ -136,7 +139,7 @@ class Run:
         store = self._store(warm_start)
         resumed = store.resume(state)
         if resumed is not None:
-            self.progress.say(f"resuming from {resumed}")
+            logger.info("resuming from %s", resumed)
         start = state.step
         taken = None
         if resumed is None and warm_start is not None:
@@ -174,11 +177,11 @@ class Run:
         return summary if taken is None else {**summary, "initialised": taken}
 
     def _take_over(self, warm_start: WarmStart, state: TrainState) -> dict:
-        """Load a base model into network and EMA; keep the table of weights in the run."""
+        """Load a base model into network and EMA; save the table of weights in the run."""
         warm_start.apply(state.network)
         state.ema.reset()
         for line in warm_start.lines():
-            self.progress.say(line)
+            logger.info(line)
         summary = warm_start.summary()
         if self.parallel.is_main:
             _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
@@ -198,7 +201,7 @@ class Run:
         self.progress.start(title, steps, done=state.step)
         return train(
             state,
-            BatchStream(loader.batches, state.step, say=self.progress.say),
+            BatchStream(loader.batches, state.step),
             loss=build_diffusion(self.recipe).loss,
             plan=plan_from(recipe),
             parallel=self.parallel,
@@ -211,7 +214,6 @@ class Run:
                 folder=self.out / "samples",
                 parallel=self.parallel,
                 show=telemetry.show,
-                say=self.progress.say,
             ),
         )
 
@@ -232,7 +234,7 @@ class Run:
         )
 
     def _check_room(self) -> int:
-        """Refuse what memory or disk cannot hold, before anything is built.
+        """Refuse what does not fit into memory or on disk, before anything is built.
 
         Returns:
             rows per pass and device, the same in all processes.
@@ -243,7 +245,7 @@ class Run:
         fit.check(str(self.parallel.device))
         preflight.check_disk(self.recipe, self.out, parameters=parameters["total"])
         if fit.micro_batch < self.recipe.train.batch_size // world_size:
-            self.progress.say(f"{fit.micro_batch} videos per pass and device; {fit.verdict}")
+            logger.info("%d videos per pass and device; %s", fit.micro_batch, fit.verdict)
         return fit.micro_batch
 
     def _store(self, warm_start: WarmStart | None) -> CheckpointStore:
@@ -263,11 +265,10 @@ class Run:
                 **self._base(warm_start),
             },
             parallel=self.parallel,
-            say=self.progress.say,
         )
 
     def _base(self, warm_start: WarmStart | None) -> dict[str, str]:
-        """Return the base model's name for weights' headers, also after an interruption."""
+        """Return the base model's name for weights' headers, also after a resume."""
         summary = self.out / INITIALISED
         if warm_start is not None:
             return {"base": warm_start.base.recipe.name}
@@ -300,7 +301,7 @@ class Run:
 
 
 def plan_from(recipe: Recipe) -> Plan:
-    """Turn a recipe into the loop's plan."""
+    """Build the loop's settings from a recipe."""
     settings = recipe.train
     return Plan(
         steps=settings.steps,

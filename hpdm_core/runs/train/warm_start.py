@@ -1,13 +1,13 @@
-"""Start a network from another's weights (`hpdm finetune`), and say what became of each.
+"""Initialise a network from another's weights (`hpdm finetune`), with the status of each.
 
 The paper's text-to-video models start this way from a base model of the lowest level alone (Sec. 5,
-Table 8). New fusion layers start at the identity, so that level 0 begins as exactly the base's
-function; positions are interpolated where the patch has another number of tokens.
+Table 8). New fusion layers start at the identity, so that level 0 initially equals the base;
+positions are interpolated where the patch has another number of tokens.
 
 Axis legend: `t h w` tokens of a patch, `d` width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,9 +28,9 @@ from hpdm_core.training.sharding import copy_whole
 KeyStatus = Literal["loaded", "interpolated", "missing", "unexpected"]
 STATUSES: tuple[KeyStatus, ...] = ("loaded", "interpolated", "missing", "unexpected")
 POSITIONS, CLASSES = "tokenizer.positions.tables.", "conditioning.classes.weight"
-# Their numbers mean pixels of a token, so that the same shape is not enough.
+# Their elements are pixels of a token, so an equal shape is not enough.
 PIXELS = ("tokenizer.project", "detokenizer.project")
-# What level 0 does not pass through.
+# Layers that level 0 does not use.
 FINER_LEVELS = ("fusion.", "tokenizer.project_context.")
 # Fields that shape every block, by its kind.
 WIDTHS = {
@@ -44,13 +44,13 @@ WIDTHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What becomes of one weight of the new model, or (unexpected) of the base.
+    """Status of one weight of the new model, or (unexpected) of the base.
 
     Args:
         name: of the parameter.
         status: loaded as it is, interpolated, missing in the base, or unexpected: in the base only.
-        size: how many numbers it holds.
-        why: where it is not loaded as it is.
+        size: number of elements.
+        why: reason if it is not loaded unchanged.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """A model to start from, as far as its file's header tells.
+    """A base model, as described by its file's header.
 
     Args:
         path: weights file.
@@ -89,10 +89,10 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """How a new model starts from a base: what becomes of every weight.
+    """Initialisation of a new model from a base: the status of every weight.
 
     Args:
-        base: where weights come from.
+        base: source of the weights.
         recipe: of the new model.
         entries: one per weight of either model.
     """
@@ -108,7 +108,7 @@ class WarmStart:
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
-        """Copy what is loaded or interpolated into a network (or this process's shards of it)."""
+        """Copy loaded and interpolated weights into a network (or this process's shards of it)."""
         params = dict(network.named_parameters())
         statuses = {entry.name: entry.status for entry in self.entries}
         with safe_open(self.base.path, framework="pt") as file:
@@ -141,7 +141,7 @@ class WarmStart:
         }
 
     def lines(self) -> list[str]:
-        """Return the table as lines of text, and what follows from it."""
+        """Return the table as lines of text, with a conclusion on level 0."""
         head = " ".join(f"{status:>13}" for status in STATUSES)
         lines = [f"weights from {self.base.path} ({self.base.recipe.name}):", f"{'':16} {head}"]
         for row in self.summary()["weights"]:
@@ -175,20 +175,18 @@ def plan_warm_start(
     recipe: Recipe,
     *,
     classes: Sequence[str] | None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> WarmStart:
-    """Look at a base model's header and decide what becomes of every weight.
+    """Read a base model's header and determine the status of every weight.
 
     Args:
         ref: the base model, as `find_model` resolves it.
         recipe: of the new model.
         classes: names of its classes; None where they are not known.
-        say: told about damaged checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is no such model, or its blocks are of another kind or width.
     """
-    base = _read_base(ref, say)
+    base = _read_base(ref)
     _check_widths(base, recipe)
     with torch.device("meta"):
         network = build_network(recipe)
@@ -211,16 +209,16 @@ def resized_positions(
     new_grid: tuple[int, int, int],
     kind: Literal["learned", "factorised"],
 ) -> list[Tensor]:
-    """Interpolate position tables to another number of tokens, of the same or the other kind.
+    """Interpolate position embeddings to another number of tokens, of either kind.
 
-    Trilinear between token centres. A factorised table takes the means over the other axes, which
-    is exact where the positions were factorised before, else the nearest in least squares.
+    Trilinear between token centres. Factorised embeddings are means over the other axes: exact if
+    the positions were factorised before, else the least-squares fit.
 
     Args:
         tables: one (n, d), or (t, d), (h, d) and (w, d).
         grid: tokens per axis of `tables`.
-        new_grid: tokens per axis that are wanted.
-        kind: 'learned' gives one table, 'factorised' three.
+        new_grid: tokens per axis of the result.
+        kind: 'learned' gives one tensor, 'factorised' three.
     """
     t, h, w = grid
     if len(tables) == 1:
@@ -246,8 +244,8 @@ def token_grid(recipe: Recipe) -> tuple[int, int, int]:
     return tuple(patch // token for patch, token in sizes)
 
 
-def _read_base(ref: str | Path, say: Callable[[str], None]) -> Base:
-    path = find_model(ref, say=say)
+def _read_base(ref: str | Path) -> Base:
+    path = find_model(ref)
     header = read_header(path)
     return Base(
         path=path,
@@ -289,7 +287,7 @@ def _entry(
 
 
 def _resized(base: Base, recipe: Recipe) -> str:
-    """Return how the positions differ from the base's, '' where they do not."""
+    """Return how the positions differ from the base's, '' if they do not."""
     before = (base.recipe.model.positions, base.grid)
     after = (recipe.model.positions, token_grid(recipe))
     if before == after:

@@ -270,7 +270,7 @@ def test_half_a_character_in_a_caption_spoils_its_video_only(tmp_path, source):
     for _ in range(2):
         captions(tmp_path, source / "l.jsonl")
     assert rejected(tmp_path / "captions") == {
-        "b.mp4": "its caption holds half a character (a lone surrogate)"
+        "b.mp4": "its caption holds a lone surrogate"
     }
 
 

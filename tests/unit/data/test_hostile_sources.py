@@ -84,7 +84,7 @@ def test_a_host_that_nobody_knows_is_not_asked_again(tmp_path, monkeypatch):
         raise urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "Name not known"))
 
     monkeypatch.setattr(download_module.urllib.request, "urlopen", refuse)
-    with pytest.raises(DataError, match=r"cannot be had: .*Name not known; check the address"):
+    with pytest.raises(DataError, match=r"cannot be fetched: .*Name not known; check the address"):
         download(Remote(url="http://nowhere.invalid/b.zip"), tmp_path / "b.zip", SILENT)
     assert len(calls) == 1
 

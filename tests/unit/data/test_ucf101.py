@@ -408,7 +408,7 @@ def test_only_web_addresses_are_fetched(tmp_path):
 
 def test_too_little_room_is_said_before_the_download(tmp_path):
     remote = Remote(url="http://127.0.0.1:9/x", size=10**18)
-    with pytest.raises(DataError, match="too little room"):
+    with pytest.raises(DataError, match="not enough space"):
         download(remote, tmp_path / "x", SILENT)
 
 
@@ -428,7 +428,7 @@ def test_copies_are_tried_in_turn_and_lists_may_be_missing(tmp_path, ucf_files):
         good = Remote(url=server.url, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         gone = Remote(url=server.url.replace("UCF101", "gone"))
         lists = Remote(url=server.url.replace("UCF101", "lists"))
-        with pytest.raises(DataError, match=r"no copy of UCF-101 could be had: .*404.*\| .*404"):
+        with pytest.raises(DataError, match=r"no copy of UCF-101 could be fetched.*404.*\| .*404"):
             obtain(None, tmp_path / "a", SILENT, copies=[gone, gone], splits=lists)
         server.refusals = [404]
         files = obtain(None, tmp_path / "b", SILENT, copies=[gone, good], splits=None)
@@ -440,7 +440,7 @@ def test_copies_are_tried_in_turn_and_lists_may_be_missing(tmp_path, ucf_files):
                 server.refusals = [404]  # after the videos, the lists cannot be had
 
         files = obtain(None, tmp_path / "c", Refuse(), copies=[good], splits=lists)
-        assert "official split lists could not be had" in files.notes[0]
+        assert "official split lists could not be fetched" in files.notes[0]
 
 
 def test_a_source_that_is_not_there_is_one_message(tmp_path):

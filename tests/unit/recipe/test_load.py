@@ -174,7 +174,7 @@ def test_mistake_in_the_base_is_reported_at_the_base(tmp_path, recipe_file):
          ":6:1: model.head_width 32 does not divide model.data_width 40"),
         ("data_width: 32", "data_width: 32\n  self_conditioning: 0.9\n  block: transformer",
          ":9:3: model.self_conditioning is 0.9, expected 0 with block: transformer"),
-        ("name: small", "name: small\nname: other", ":2:1: key 'name' stands twice"),
+        ("name: small", "name: small\nname: other", ":2:1: duplicate key 'name'"),
         ("name: small", "name: [", "not valid YAML"),
         ("name: small", "name: *x", "aliases (*name) are not used"),
         ("name: small", "name: !!python/name:os.system x", "is not used in recipes; remove it"),
@@ -216,7 +216,8 @@ def test_all_mistakes_come_at_once(recipe_file):
     _changed(recipe_file, "name: small", "name: small\nname: again")
     message = _mistakes(recipe_file, "optim.lrate=1", "train.steps=x", "nonsense", "seed=3")
     assert f"recipe {recipe_file} has 5 mistakes:" in message
-    for part in ("stands twice", "optim.lrate", "train.steps=x", "override nonsense", "train.seed"):
+    parts = ("duplicate key", "optim.lrate", "train.steps=x", "override nonsense", "train.seed")
+    for part in parts:
         assert part in message
 
 

@@ -21,6 +21,6 @@ def plan():
 
 if __name__ == "__main__":
     try:
-        run(Path(sys.argv[1]), plan=plan(), loss=slow_loss, say=print)
+        run(Path(sys.argv[1]), plan=plan(), loss=slow_loss)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -160,7 +160,6 @@ def make_store(
     *,
     keep: int = 2,
     every: int = 4,
-    say: Callable[[str], None] = lambda text: None,
 ) -> CheckpointStore:
     return CheckpointStore(
         folder=folder / "checkpoints",
@@ -169,7 +168,6 @@ def make_store(
         recipe="name: tiny\n",
         metadata={"recipe": "name: tiny\n", "classes": "[]", "hpdm_version": "0"},
         parallel=parallel,
-        say=say,
     )
 
 
@@ -183,20 +181,20 @@ def run(
     optimizer: str = "lamb",
     dropout: float = 0.1,
     keep: int = 2,
-    say: Callable[[str], None] = lambda text: None,
     preview: Callable[[int], None] = lambda step: None,
     progress=None,
 ) -> TrainState:
     """Train the stand-in as `hpdm train` would: resume where possible, then on to the end."""
+    folder.mkdir(parents=True, exist_ok=True)
     plan = plan or make_plan()
     parallel = parallel or start_parallel("cpu", mode="ddp")
     state = make_state(parallel, dropout=dropout, optimizer=optimizer)
-    store = make_store(folder, parallel, keep=keep, every=plan.checkpoint_every, say=say)
+    store = make_store(folder, parallel, keep=keep, every=plan.checkpoint_every)
     store.resume(state)
     progress = progress or NoProgress()
     train(
         state,
-        BatchStream(batches, state.step, say=say),
+        BatchStream(batches, state.step),
         loss=loss,
         plan=plan,
         parallel=parallel,

@@ -1,4 +1,4 @@
-"""Kills at random points: the run always goes on, and ends as if it had never been touched."""
+"""Kills at random points: the run always resumes, and ends as an uninterrupted one."""
 
 import os
 import random

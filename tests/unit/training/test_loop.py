@@ -67,12 +67,12 @@ def test_split_keeps_every_row_once():
 
 
 def test_cuts_leave_out_the_finest_levels_in_their_share_of_steps():
-    counts = [levels_of_step(step, seed=0, levels=4, cuts=0.6) for step in range(2000)]
+    counts = [levels_of_step(step, seed=0, levels=4, drop_prob=0.6) for step in range(2000)]
     cut = [count for count in counts if count < 4]
     assert len(cut) / 2000 == pytest.approx(0.6, abs=0.05)
     for levels in (1, 2, 3):
         assert cut.count(levels) / len(cut) == pytest.approx(1 / 3, abs=0.05)
-    assert {levels_of_step(step, seed=0, levels=4, cuts=0.0) for step in range(50)} == {4}
+    assert {levels_of_step(step, seed=0, levels=4, drop_prob=0.0) for step in range(50)} == {4}
     batch = make_batch(0, rows=range(2))
     assert len(keep_levels(batch, 1).patches) == 1
     assert keep_levels(batch, LEVELS) is batch
@@ -117,8 +117,7 @@ def broken_at(steps, value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_is_skipped_counted_and_named(tmp_path, value):
-    said = []
-    state = run(tmp_path, loss=broken_at({5}, value), say=said.append)
+    state = run(tmp_path, loss=broken_at({5}, value))
     assert (state.step, state.skipped) == (12, 1)
     assert all(torch.isfinite(tensor).all() for tensor in contents(state).values())
 
@@ -134,11 +133,11 @@ def test_a_skipped_step_changes_nothing_but_the_count():
     assert (state.step, state.skipped) == (1, 1)
 
 
-class Said:
-    """A progress that keeps what it is told."""
+class Recorded:
+    """A progress bar that keeps what it is told."""
 
     def __init__(self):
-        self.lines, self.fields, self.done = [], [], 0
+        self.fields, self.done = [], 0
 
     def start(self, description, total, done=0): ...
 
@@ -148,16 +147,12 @@ class Said:
         self.done += amount
         self.fields += [fields] if fields else []
 
-    def say(self, text):
-        self.lines.append(text)
 
-
-def test_ten_such_steps_in_a_row_stop_with_advice(tmp_path):
-    said = Said()
+def test_ten_such_steps_in_a_row_stop_with_advice(tmp_path, caplog):
     with pytest.raises(HpdmError, match=r"10 steps in a row .*lower optim.lr"):
-        run(tmp_path, loss=broken_at(range(1, 12), float("nan")), progress=said)
-    assert "video-1-0" in said.lines[0]
-    assert len(said.lines) == 10
+        run(tmp_path, loss=broken_at(range(1, 12), float("nan")))
+    assert "video-1-0" in caplog.messages[0]
+    assert len(caplog.messages) == 10
 
 
 def test_nine_such_steps_do_not(tmp_path):
@@ -203,12 +198,11 @@ def full_disk_at(monkeypatch, steps):
     monkeypatch.setattr(store.checkpoint, "write_tensors", failing)
 
 
-def test_a_full_disk_is_said_leaves_no_trace_and_training_goes_on(tmp_path, monkeypatch):
+def test_a_full_disk_is_logged_and_training_continues(tmp_path, monkeypatch, caplog):
     full_disk_at(monkeypatch, {8})
-    said = []
-    state = run(tmp_path, say=said.append)
+    state = run(tmp_path)
     assert state.step == 12
-    assert "step 8: checkpoint could not be written: [Errno 28]" in said[0]
+    assert "step 8: checkpoint could not be written: [Errno 28]" in caplog.messages[0]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000012"]
 
@@ -236,12 +230,11 @@ def breaking_loader(times):
     return batches
 
 
-def test_a_loader_that_breaks_is_started_again_at_the_same_batch(tmp_path):
-    said = []
-    state = run(tmp_path / "a", batches=breaking_loader(2), say=said.append)
+def test_a_loader_that_breaks_is_started_again_at_the_same_batch(tmp_path, caplog):
+    state = run(tmp_path / "a", batches=breaking_loader(2))
     assert_equal(state, run(tmp_path / "b"))
-    assert len(said) == 2
-    assert "step 5: the loader broke (worker (pid 7) was killed)" in said[0]
+    assert len(caplog.messages) == 2
+    assert "step 5: the loader broke (worker (pid 7) was killed)" in caplog.messages[0]
 
 
 def test_a_loader_that_keeps_breaking_is_an_error(tmp_path):

@@ -4,6 +4,7 @@ Run with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set: `python two_processes.p
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from pathlib import Path
@@ -139,12 +140,12 @@ def failing_disk(folder: Path, parallel: Parallel) -> None:
             return super().write_data(*args)
 
     sharded_checkpoint.HuggingFaceStorageWriter = Failing
-    said = []
+    file = folder / f"full-disk-{parallel.rank}.txt"
+    logging.getLogger("hpdm").addHandler(logging.FileHandler(file))
     try:
-        run_here(folder / "full-disk", parallel, steps=4, say=said.append)
+        run_here(folder / "full-disk", parallel, steps=4)
     except checkpoint.CheckpointError as error:
-        said.append(str(error))
-    (folder / f"full-disk-{parallel.rank}.txt").write_text("\n".join(said))
+        logging.getLogger("hpdm").error(str(error))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_where_not_one_row_fits_what_else_to_change_is_said():
 def test_unknown_memory_means_all_rows_at_once():
     found = fit(load_recipe("hpdm_s", []), devices=8, free=None)
     assert found.micro_batch == 96
-    assert "cannot be told" in found.verdict
+    assert "is unknown" in found.verdict
     found.check("cpu")
 
 

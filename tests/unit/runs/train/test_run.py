@@ -24,7 +24,7 @@ from hpdm_core.runs.train.fit import FILL
 from hpdm_core.runs.train.run import run_train
 from hpdm_core.training import parallel
 from hpdm_core.training.checkpoint import find_weights, list_checkpoints, read_weights
-from tests.unit.training.test_loop import Said
+from tests.unit.training.test_loop import Recorded
 
 RECIPE = """
 name: tiny
@@ -87,9 +87,9 @@ def tensors(out: Path) -> dict:
 
 
 def test_a_run_leaves_everything_that_is_promised(recipe, tmp_path):
-    said = Said()
+    bar = Recorded()
     recipe = changed(recipe, "train", preview_every=3, preview_videos=5)
-    summary = go(recipe, tmp_path, progress=said)
+    summary = go(recipe, tmp_path, progress=bar)
     assert summary["steps"] == 6
     assert summary["parameters"] > 0
     assert summary["last"]["step"] == 6
@@ -102,7 +102,7 @@ def test_a_run_leaves_everything_that_is_promised(recipe, tmp_path):
     weights = read_weights(find_weights(tmp_path))
     assert recipe_from_yaml(weights.metadata["recipe"], "weights") == kept
     assert len(json.loads(weights.metadata["classes"])) == 9
-    assert said.done == 6
+    assert bar.done == 6
 
 
 @pytest.mark.parametrize("conditioning", ["none", "class"])
@@ -114,12 +114,11 @@ def test_previews_are_as_many_as_asked_for(recipe, tmp_path, conditioning):
     assert (len(frames), frames[0].shape) == (4, (2 * 32, 4 * 32, 3))
 
 
-def test_a_preview_that_cannot_be_written_does_not_stop_training(recipe, tmp_path):
-    said = Said()
+def test_a_preview_that_cannot_be_written_does_not_stop_training(recipe, tmp_path, caplog):
     (tmp_path / "samples").write_text("in the way")
     recipe = changed(recipe, "train", steps=1, preview_every=1)
-    assert go(recipe, tmp_path, progress=said)["steps"] == 1
-    assert any("previews could not be written" in line for line in said.lines)
+    assert go(recipe, tmp_path)["steps"] == 1
+    assert any("previews could not be written" in line for line in caplog.messages)
 
 
 def test_a_dry_run_counts_and_touches_nothing(recipe, tmp_path):
@@ -200,10 +199,10 @@ def test_data_that_is_absent_or_too_short_is_refused(recipe, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_few_videos_are_said(recipe, tmp_path):
-    said = Said()
-    go(changed(recipe, "train", batch_size=20, steps=1), tmp_path, progress=said)
-    assert any("more than one clip of each video" in line for line in said.lines)
+def test_few_videos_are_logged(recipe, tmp_path, caplog):
+    caplog.set_level("INFO", "hpdm")
+    go(changed(recipe, "train", batch_size=20, steps=1), tmp_path)
+    assert any("more than one clip of each video" in line for line in caplog.messages)
 
 
 def test_a_data_set_without_classes_is_refused(recipe, root):
@@ -226,15 +225,16 @@ def test_too_little_memory_is_refused(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "recipe.yaml").exists()
 
 
-def test_less_memory_means_smaller_passes_and_the_same_weights(recipe, tmp_path, monkeypatch):
+def test_less_memory_means_smaller_passes_same_weights(recipe, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "hpdm")
     recipe = changed(recipe, "model", dropout=0.0)
     assert go(recipe, tmp_path / "whole")["micro_batch"] == 4
-    said, halves = Said(), changed(recipe, "train", micro_batch=2)
+    halves = changed(recipe, "train", micro_batch=2)
     two = go(halves, tmp_path, dry_run=True)["memory_bytes_per_device"]["total"]
     monkeypatch.setattr(parallel, "available_memory", lambda device: two / FILL + 1)
     assert go(recipe, tmp_path, dry_run=True)["micro_batch"] == 2
-    assert go(recipe, tmp_path / "parts", progress=said)["micro_batch"] == 2
-    assert any("2 videos per pass and device; fits: 0.0 GB of" in line for line in said.lines)
+    assert go(recipe, tmp_path / "parts")["micro_batch"] == 2
+    assert any("2 videos per pass and device; fits: 0.0 GB of" in line for line in caplog.messages)
     kept = recipe_from_yaml((tmp_path / "parts" / "recipe.yaml").read_text(), "run")
     assert kept.train.micro_batch is None
     whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
@@ -245,7 +245,7 @@ def test_less_memory_means_smaller_passes_and_the_same_weights(recipe, tmp_path,
 def test_a_plan_for_an_absent_device_says_so(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     plan = go(recipe, tmp_path, device="cuda", dry_run=True)
-    assert "how much is free cannot be told" in plan["memory_verdict"]
+    assert "free memory is unknown" in plan["memory_verdict"]
     assert any("not enough CUDA devices" in note for note in plan["notes"])
     assert [row["card"] for row in plan["memory_on_cards"]] == ["24 GB", "40 GB", "80 GB"]
 

@@ -25,7 +25,6 @@ from hpdm_core.runs.train.run import run_train
 from hpdm_core.runs.train.warm_start import plan_warm_start, resized_positions, token_grid
 from hpdm_core.training.checkpoint import find_weights
 from tests.unit.runs.conftest import RECIPE
-from tests.unit.training.test_loop import Said
 
 LEVELS = "  patch: [2, 8, 8]\n  levels: [[2, 8, 8], [4, 16, 16]]"
 LOADS = "levels_per_block: [1, 2]"
@@ -327,10 +326,10 @@ def base_run(root, tmp_path) -> Path:
     return tmp_path / "base"
 
 
-def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_run, tmp_path):
+def test_weights_and_ema_of_the_new_run_are_the_bases_ema(root, base_run, tmp_path, caplog):
+    caplog.set_level("INFO", "hpdm")
     still = ("lr: 1e-3", "lr: 1e-30")
-    said = Said()
-    summary = go(train_recipe(root, still), tmp_path / "fine", init_from=base_run, progress=said)
+    summary = go(train_recipe(root, still), tmp_path / "fine", init_from=base_run)
     base = load_file(find_weights(base_run))
     folder = find_weights(tmp_path / "fine").parent
     for kind in ("model", "ema"):
@@ -341,7 +340,7 @@ def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_r
     about = read_header(folder / "ema.safetensors").metadata
     assert (about["base"], about["machine"]) == ("tiny", device_name(torch.device("cpu")))
     assert 0 <= int(about["seconds"]) < 600
-    table = "\n".join(said.lines)
+    table = "\n".join(caplog.messages)
     assert "interpolated" in table
     assert "level 0 starts as exactly the base model" in table
     kept = json.loads((tmp_path / "fine" / "initialised.json").read_text())
@@ -352,18 +351,18 @@ def test_weights_and_averages_of_the_new_run_are_the_bases_averages(root, base_r
     assert rows["blocks"]["loaded"] == sum(t.numel() for n, t in base.items() if "blocks" in n)
 
 
-def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path):
+def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path, caplog):
+    caplog.set_level("INFO", "hpdm")
     constant = ("lr: 1e-3", "lr: 1e-3, schedule: constant")
     whole = train_recipe(root, constant)
     half = train_recipe(root, constant, ("steps: 6", "steps: 3"))
     go(whole, tmp_path / "whole", init_from=base_run)
     go(half, tmp_path / "parts", init_from=base_run)
     base_run.rename(tmp_path / "gone")
-    said = Said()
-    summary = go(whole, tmp_path / "parts", init_from=base_run, progress=said)
+    summary = go(whole, tmp_path / "parts", init_from=base_run)
     assert summary["resumed_from_step"] == 3
     assert "initialised" not in summary
-    assert any("is not read again" in line for line in said.lines)
+    assert any("is not read again" in line for line in caplog.messages)
     for kind in ("model", "ema", "optimizer"):
         one, other = (
             load_file(find_weights(tmp_path / run).parent / f"{kind}.safetensors")
