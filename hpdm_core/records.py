@@ -5,7 +5,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -93,12 +93,11 @@ class PatchBatch:
             object.__setattr__(self, "keys", tuple(str(k) for k in self.indices.tolist()))
 
     def to(self, device: torch.device) -> "PatchBatch":
-        return PatchBatch(
+        return replace(
+            self,
             patches=tuple(p.to(device, non_blocking=True) for p in self.patches),
             offsets=self.offsets.to(device, non_blocking=True),
             condition=self.condition.to(device),
-            indices=self.indices,
-            keys=self.keys,
         )
 
 

@@ -3,6 +3,7 @@
 Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -327,3 +328,9 @@ class Recipe(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def with_fields(self, section: str, values: Mapping[str, object]) -> "Recipe":
+        """Return the recipe with some fields of a section changed; they are not checked."""
+        return self.model_copy(
+            update={section: getattr(self, section).model_copy(update=dict(values))}
+        )

@@ -5,6 +5,7 @@ Axis legend: `b` batch, `l` level.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,15 +26,7 @@ def split_batch(batch: PatchBatch, size: int | None) -> list[PatchBatch]:
 
 def keep_levels(batch: PatchBatch, levels: int) -> PatchBatch:
     """Return the batch with its coarsest `levels` levels only."""
-    if levels >= len(batch.patches):
-        return batch
-    return PatchBatch(
-        patches=batch.patches[:levels],
-        offsets=batch.offsets,
-        condition=batch.condition,
-        indices=batch.indices,
-        keys=batch.keys,
-    )
+    return replace(batch, patches=batch.patches[:levels])
 
 
 def levels_of_step(step: int, *, seed: int, levels: int, cuts: float) -> int:

@@ -193,12 +193,6 @@ def fit_on_cards(recipe: Recipe, parameters: Mapping[str, int], *, devices: int)
     return rows
 
 
-def with_micro_batch(recipe: Recipe, micro_batch: int) -> Recipe:
-    """Return the recipe with a micro-batch of its own."""
-    train = recipe.train.model_copy(update={"micro_batch": micro_batch})
-    return recipe.model_copy(update={"train": train})
-
-
 def equal_passes(rows: int, most: int) -> int:
     """Return how many rows a pass should have: at most `most`, and all passes equal if possible.
 
@@ -215,8 +209,7 @@ def equal_passes(rows: int, most: int) -> int:
 def _remedy(recipe: Recipe, memory: TrainingMemory, free: int) -> str:
     """Say what makes one row fit."""
     if not recipe.train.activation_checkpointing:
-        train = recipe.train.model_copy(update={"activation_checkpointing": True})
-        saving = recipe.model_copy(update={"train": train})
+        saving = recipe.with_fields("train", {"activation_checkpointing": True})
         lighter = replace(memory, activations=activation_bytes_per_video(saving))
         if lighter.largest(free):
             return "set train.activation_checkpointing=true"

@@ -56,8 +56,7 @@ def plan_of_run(
         notes.append(str(error))
         if recipe.model.conditioning == "class" and recipe.model.num_classes is None:
             notes.append("counted with one class")
-            model = recipe.model.model_copy(update={"num_classes": 1})
-            recipe = recipe.model_copy(update={"model": model})
+            recipe = recipe.with_fields("model", {"num_classes": 1})
     figures = describe(recipe)
     world_size = num_processes()
     parameters = figures["parameters"]
@@ -108,8 +107,7 @@ def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
         )
     if number is not None:
         return recipe
-    model = recipe.model.model_copy(update={"num_classes": len(dataset.classes)})
-    return recipe.model_copy(update={"model": model})
+    return recipe.with_fields("model", {"num_classes": len(dataset.classes)})
 
 
 def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:

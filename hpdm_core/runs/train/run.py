@@ -31,7 +31,7 @@ from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
-from hpdm_core.runs.train.fit import fit_micro_batch, with_micro_batch
+from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.runs.train.preview import make_preview
 from hpdm_core.runs.train.warm_start import WarmStart, plan_warm_start
 from hpdm_core.seeds import derive_seed
@@ -193,7 +193,7 @@ class Run:
         *,
         micro_batch: int,
     ) -> Path:
-        recipe = with_micro_batch(self.recipe, micro_batch)
+        recipe = self.recipe.with_fields("train", {"micro_batch": micro_batch})
         title, steps = f"training {self.recipe.name}", self.recipe.train.steps
         self.progress.start(title, steps, done=state.step)
         return train(
