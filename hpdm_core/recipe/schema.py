@@ -37,6 +37,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def is_section(kind: object) -> bool:
+    """Say whether a field's type is a section with fields of its own."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 class DataRecipe(Section):
     """Which videos, and how clips are cut from them."""
 
