@@ -1,10 +1,15 @@
-"""Files that appear whole or not at all: written under a name beside, then renamed."""
+"""Files: whole or not at all, lines of JSON that survive a kill, checksums, and room for more."""
 
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from hpdm_core.errors import DataError
 from hpdm_core.names import short_name
 
 PARTIAL = ".partial"
@@ -34,3 +39,51 @@ def remove_partials(folder: Path) -> None:
     for partial in folder.rglob(f".*{PARTIAL}*"):
         if partial.is_file():
             partial.unlink(missing_ok=True)
+
+
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON object per line; what a killed command left torn is passed over."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").split("\n"):
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+    return lines
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append a JSON object in one write; what a killed command left torn is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(line, ensure_ascii=False) + "\n"
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read() == b"\n" else f"\n{text}"
+        file.write(text.encode())
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def gigabytes(size: float) -> str:
+    """Write a number of bytes as 12.3 GB."""
+    return f"{size / 1e9:.1f} GB"
+
+
+def check_room(folder: Path, needed: int, *, purpose: str) -> None:
+    """Raise DataError unless the disk of `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder} has too little room {purpose}",
+            got=f"{gigabytes(free)} free",
+            expected=gigabytes(needed),
+        )

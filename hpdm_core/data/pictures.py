@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from hpdm_core.data.atomic import atomic_path
+from hpdm_core.files import atomic_path
 
 
 def write_gif(path: Path, video: np.ndarray, fps: float) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
+from hpdm_core.files import sha256_of
 
 FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
@@ -90,7 +91,7 @@ def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
     for path in sorted(path for path in partial.rglob("*") if path.is_file()):
         _flush(path)
         name = path.relative_to(partial).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     name = partial.name.removeprefix(_PARTIAL)
     state = {"format": FORMAT, "step": step_of(Path(name)), "progress": progress, "files": files}
     state["checksum"] = _checksum(state)
@@ -159,7 +160,7 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != files[name]["bytes"]:
                 return f"{name} is cut short"
-            if file_sha256(file) != files[name]["sha256"]:
+            if sha256_of(file) != files[name]["sha256"]:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{STATE} is missing or damaged"
@@ -234,7 +235,7 @@ def read_weights(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}", got=error) from error
-    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=file_sha256(path))
+    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=sha256_of(path))
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -283,15 +284,6 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a safetensors file, without reading it."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _checksum(state: dict) -> str:

@@ -7,7 +7,6 @@ Axis legend: `l` level, `h w` rows and columns of a picture.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from hpdm_core.errors import HpdmError
+from hpdm_core.files import write_text
 from hpdm_core.progress import Progress
 
 METRICS = "metrics.jsonl"
@@ -249,9 +249,7 @@ def trim_metrics(folder: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of_line(line) <= step]
-    partial = path.with_name(f".{METRICS}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(partial, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of_line(line: str) -> float:

@@ -12,6 +12,7 @@ from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.order import ClipRules
 from hpdm_core.device import resolve_device
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
+from hpdm_core.files import gigabytes
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
@@ -199,8 +200,8 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
     if free < needed:
         raise CheckpointError(
             f"too little space for checkpoints in {out}",
-            got=f"{_gb(free)} free",
-            expected=f"{_gb(needed)} ({_gb(each)} each)",
+            got=f"{gigabytes(free)} free",
+            expected=f"{gigabytes(needed)} ({gigabytes(each)} each)",
             remedy="free space, lower train.keep_checkpoints, or give --out on a larger disk",
         )
 
@@ -221,7 +222,3 @@ def _flat(recipe: Recipe) -> dict[str, object]:
         else:
             flat[section] = value
     return flat
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -148,7 +148,7 @@ def test_a_weights_file_is_a_complete_model(trained, tmp_path):
         "kind": "ema",
         "seconds": str(round(checkpoint.read_progress(path.parent)["seconds"])),
     }
-    assert weights.sha256 == checkpoint.file_sha256(path)
+    assert weights.sha256 == checkpoint.sha256_of(path)
     for name, tensor in weights.tensors.items():
         assert torch.equal(tensor, contents(trained)[f"ema/{name}"])
 
