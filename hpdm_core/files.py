@@ -73,6 +73,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def json_sha256(value: object) -> str:
+    """Return the SHA-256, in hex, of a value as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def gigabytes(size: float) -> str:
     """Write a number of bytes as 12.3 GB."""
     return f"{size / 1e9:.1f} GB"

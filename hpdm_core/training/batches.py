@@ -64,7 +64,6 @@ class BatchStream:
         self._batches = make(start_step)
         self._say = say
         self.step = start_step
-        self.restarts = 0
         self.wait_seconds = 0.0
 
     def next(self) -> PatchBatch:
@@ -80,7 +79,6 @@ class BatchStream:
             except HpdmError:
                 raise
             except (RuntimeError, OSError, EOFError) as error:
-                self.restarts += 1
                 self._say(f"step {self.step}: the loader broke ({error}); starting it again")
                 self._batches = self._make(self.step)
             else:

@@ -7,20 +7,18 @@ and the classes in its header, so that a single `ema.safetensors` is a complete 
 reads or writes pickles.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
-from hpdm_core.files import sha256_of
+from hpdm_core.files import json_sha256, sha256_of
 
 FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
@@ -28,24 +26,6 @@ STATE, RECIPE = "state.json", "recipe.yaml"
 _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """A weights file, read.
-
-    Args:
-        path: where it lies.
-        metadata: header: recipe (YAML), classes (JSON list), step, kind; hpdm_version, seconds of
-            training and machine where the writer knew them.
-        tensors: weights by parameter name.
-        sha256: of the file.
-    """
-
-    path: Path
-    metadata: dict[str, str]
-    tensors: dict[str, Tensor]
-    sha256: str
 
 
 def checkpoint_name(step: int) -> str:
@@ -94,7 +74,7 @@ def finish(partial: Path, *, recipe: str, progress: dict, say: Say) -> Path:
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     name = partial.name.removeprefix(_PARTIAL)
     state = {"format": FORMAT, "step": step_of(Path(name)), "progress": progress, "files": files}
-    state["checksum"] = _checksum(state)
+    state["checksum"] = json_sha256(state)
     (partial / STATE).write_text(json.dumps(state, indent=1))
     for path in (partial / STATE, *(path for path in partial.rglob("*") if path.is_dir()), partial):
         _flush(path)
@@ -151,7 +131,7 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
     try:
         state = json.loads((path / STATE).read_text())
         checksum = state.pop("checksum")
-        if checksum != _checksum(state) or state["step"] != step_of(path):
+        if checksum != json_sha256(state) or state["step"] != step_of(path):
             return f"{STATE} is damaged"
         files = state["files"]
         for name in files if only is None else [only]:
@@ -223,19 +203,16 @@ def find_weights(ref: Path, *, say: Say = lambda text: None) -> Path:
     )
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a weights file onto the CPU.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file onto the CPU, by name.
 
     Raises:
-        CheckpointError: it is damaged, or was not written by hpdm.
+        CheckpointError: it is damaged.
     """
-    metadata = read_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}", got=error) from error
-    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=sha256_of(path))
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -284,10 +261,6 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a safetensors file, without reading it."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def _checksum(state: dict) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hpdm_core.build import describe
 from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.loader import usable_entries
 from hpdm_core.data.order import ClipRules
 from hpdm_core.device import resolve_device
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
@@ -22,24 +23,11 @@ from hpdm_core.training.parallel import free_memory, num_processes
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
 # what the network learns, except that more steps stretch a cosine schedule.
 RESUMABLE = {
-    "name",
-    "description",
-    "data.root",
-    "data.workers",
-    "data.memory_cache_gb",
-    "train.steps",
-    "train.micro_batch",
-    "train.compile",
-    "train.activation_checkpointing",
-    "train.parallel",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.preview_every",
-    "train.preview_videos",
-    "train.tensorboard",
-    "train.wandb",
-}
+    "name", "description", "data.root", "data.workers", "data.memory_cache_gb", "train.steps",
+    "train.micro_batch", "train.compile", "train.activation_checkpointing", "train.parallel",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.preview_every",
+    "train.preview_videos", "train.tensorboard", "train.wandb",
+}  # fmt: skip
 # Bytes per parameter of a checkpoint, all float32: weights, two moments, averaged weights.
 BYTES_PER_SAVED_PARAMETER = 16
 
@@ -159,14 +147,8 @@ def check_data(recipe: Recipe, dataset: VideoDataset, *, say: Callable[[str], No
         flip=data.flip,
         image_fraction=data.image_fraction,
     )
-    usable = [entry for entry in entries if rules.usable(entry)]
+    usable = usable_entries(dataset, data.split, rules)
     short = len(entries) - len(usable)
-    if not usable:
-        raise DataError(
-            f"0 of {len(entries)} videos of {dataset.folder} can be used: {short} too short",
-            expected=f"at least {rules.span} frames",
-            remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
-        )
     if short or len(usable) < recipe.train.batch_size:
         say(f"{len(usable)} of {len(entries)} videos usable, {short} too short")
     if len(usable) < recipe.train.batch_size:
