@@ -28,8 +28,7 @@ from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.runs.sample.folder import LINES, PREVIEW, SHEET, SampleStore, free_folder
-from hpdm_core.runs.sample.options import SampleOptions
-from hpdm_core.runs.sample.requests import requests_of
+from hpdm_core.runs.sample.options import SampleOptions, requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
 # Generates the requested videos under given settings: per level (b, c, t, h, w).
