@@ -129,16 +129,7 @@ class Network(Protocol):
         *,
         latents_only: bool = False,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return per level the output (b, c, t, h, w) and the final latents (b, m, d).
-
-        Args:
-            inputs: per level (b, c, t, h, w), already scaled to unit variance.
-            c_noise: (b, l), ln(sigma) / 4.
-            boxes: per level the patch's box in the full video.
-            condition: (b,) rows.
-            latents: final latents of an earlier pass (latent self-conditioning), or None.
-            latents_only: leave out what the latents do not need, and the outputs with it: ().
-        """
+        """Return outputs and final latents by level; arguments as of `HPDM.forward`."""
         ...
 
 
@@ -155,16 +146,11 @@ class LevelNetwork(Protocol):
         context: tuple[Tensor, ...],
         latents: Tensor | None,
     ) -> LevelOutput:
-        """Run one level whose context is known; (b,) c_noise, rows as in `Network`."""
+        """Run one level whose context is known; arguments as of `HPDM.run_level`."""
         ...
 
     def context(
         self, features: Sequence[tuple[Tensor, ...]], boxes: tuple[Box, ...]
     ) -> tuple[Tensor, ...]:
-        """Return what the patches of a level need of their lower levels, one row per patch.
-
-        Args:
-            features: per lower level its `LevelOutput.features`, one row per patch.
-            boxes: per level, the patches' own last, their boxes in the full video.
-        """
+        """Return what patches need of their lower levels; arguments as of `HPDM.context`."""
         ...
