@@ -150,8 +150,7 @@ def _recipes(setting: Setting, seed: int, *, longer: bool) -> tuple[Recipe, Reci
     )
     if longer:
         extra = setting.base_steps * _cost(setting, base) / _cost(setting, recipe)
-        train = recipe.train.model_copy(update={"steps": setting.steps + round(extra)})
-        recipe = recipe.model_copy(update={"train": train})
+        recipe = recipe.with_fields("train", {"steps": setting.steps + round(extra)})
     return base, recipe
 
 

@@ -86,7 +86,7 @@ def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) 
     recipe = make_variant(options, overrides, seed)
     if options.minutes is not None:
         # A short run tells the time of a step, and so how many there are time for.
-        probe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 30})})
+        probe = recipe.with_fields("train", {"steps": 30})
         seconds = _train(probe, options.out / "probe" / name)["seconds_training"] / 30
         steps = max(1, round(60 * options.minutes / seconds))
         recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)

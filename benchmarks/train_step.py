@@ -22,13 +22,12 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hpdm_core.build import build_diffusion, build_network, describe
 from hpdm_core.device import autocast, resolve_device, set_precision
-from hpdm_core.geometry.pyramid import sample_offsets
+from hpdm_core.geometry.patches import draw_offsets
 from hpdm_core.model.rin import RINBlock
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
@@ -279,16 +278,11 @@ def _recipe(setting: Setting, changes: dict[str, object]) -> Recipe:
 
 
 def _batch(recipe: Recipe, setting: Setting) -> PatchBatch:
-    pyramid, rng = recipe.pyramid.build(), np.random.default_rng(0)
-    shape = (setting.batch, 3, *pyramid.patch)
+    pyramid, size = recipe.pyramid.build(), setting.batch
     return PatchBatch(
-        patches=tuple(torch.rand(shape) * 2 - 1 for _ in pyramid.levels),
-        offsets=torch.from_numpy(
-            np.stack([sample_offsets(pyramid, rng) for _ in range(setting.batch)])
-        ),
-        condition=Condition(labels=torch.zeros(setting.batch, dtype=torch.int64)),
-        indices=torch.arange(setting.batch),
-        keys=("random",) * setting.batch,
+        patches=tuple(torch.rand(size, 3, *pyramid.patch) * 2 - 1 for _ in pyramid.levels),
+        offsets=draw_offsets(pyramid, size),
+        condition=Condition(labels=torch.zeros(size, dtype=torch.int64)),
     ).to(setting.device)
 
 

@@ -1,12 +1,11 @@
 """`hpdm ablate`: reproduce a table of the paper."""
 
-from enum import Enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples, words
+from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
 
 NAME = "ablate"
 EXAMPLES = examples(
@@ -14,14 +13,6 @@ EXAMPLES = examples(
     "hpdm ablate table8",
     "hpdm ablate table3 --scale paper --dry-run",
 )
-
-
-class Scale(str, Enum):
-    """Model and data size of a table's rows."""
-
-    paper = "paper"
-    tiny = "tiny"
-    smoke = "smoke"
 
 
 def command(
@@ -32,12 +23,12 @@ def command(
         ),
     ],
     scale: Annotated[
-        Scale,
+        Literal["paper", "tiny", "smoke"],
         typer.Option(
             "--scale",
             help="paper: the paper's sizes; tiny: about an hour on two cores; smoke: seconds.",
         ),
-    ] = Scale.tiny,
+    ] = "tiny",
     rows: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +36,7 @@ def command(
         ),
     ] = None,
     out: Out = None,
-    device: DeviceOption = Device.auto,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all rows.")] = 0,
     dry_run: DryRun = False,
     json: Json = False,
@@ -59,15 +50,9 @@ def command(
         from hpdm_core.runs.ablate.run import run_ablate
 
         result = run_ablate(
-            table,
-            scale=scale.value,
-            rows=words(rows),
-            out=out,
-            device=device.value,
-            seed=seed,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            table, scale=scale, rows=words(rows), out=out, device=device, seed=seed,
+            dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         if json or dry_run:
             current.show(result, title=result["title"])
         else:

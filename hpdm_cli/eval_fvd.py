@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, Out, examples, words
+from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
 
 NAME = "eval-fvd"
 EXAMPLES = examples(
@@ -81,7 +81,7 @@ def command(
         int | None,
         typer.Option("--batch", help="Videos per batch.", show_default="from free memory"),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Also score fewer than 256 videos; the bias is printed.")
@@ -98,20 +98,9 @@ def command(
         from hpdm_core.runs.evaluate.run import run_eval_fvd
 
         result = run_eval_fvd(
-            checkpoint=checkpoint,
-            samples=samples,
-            real=real,
-            protocol=protocol,
-            metrics=words(metrics),
-            detector=detector,
-            num_fakes=num_fakes,
-            split=split,
-            out=out,
-            batch=batch,
-            device=device.value,
-            seed=seed,
-            force=force,
-            dry_run=dry_run,
+            checkpoint=checkpoint, samples=samples, real=real, protocol=protocol,
+            metrics=words(metrics), detector=detector, num_fakes=num_fakes, split=split, out=out,
+            batch=batch, device=device, seed=seed, force=force, dry_run=dry_run,
             progress=current.progress,
-        )
+        )  # fmt: skip
         current.show(result, title="Scores")

@@ -7,7 +7,6 @@ import typer
 from hpdm_cli.console import session
 from hpdm_cli.options import (
     Device,
-    DeviceOption,
     DryRun,
     Json,
     Out,
@@ -39,7 +38,7 @@ def command(
     ],
     overrides: Overrides = None,
     out: Out = None,
-    device: DeviceOption = Device.auto,
+    device: Device = "auto",
     seed: TrainSeed = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -58,7 +57,7 @@ def command(
         result = run_train(
             resolved,
             out=out,
-            device=device.value,
+            device=device,
             dry_run=dry_run,
             progress=current.progress,
             init_from=base,

@@ -1,9 +1,8 @@
 """Command-line options shared by several commands."""
 
 import re
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,14 +10,6 @@ from hpdm_core.errors import HpdmError
 
 if TYPE_CHECKING:
     from hpdm_core.recipe.schema import Recipe
-
-
-class Device(str, Enum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 RecipeRef = Annotated[
@@ -37,8 +28,9 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to compute; auto uses CUDA if available.")
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Where to compute; auto uses CUDA if available."),
 ]
 DryRun = Annotated[
     bool,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DeviceOption, DryRun, Json, examples, height_width
+from hpdm_cli.options import Device, DryRun, Json, examples, height_width, words
 
 app = typer.Typer(
     help="Prepare data sets for training.\n\nWrites canonical videos and a manifest to "
@@ -63,16 +63,9 @@ def shapes(
         from hpdm_core.runs.prep import run_prep_shapes
 
         result = run_prep_shapes(
-            root,
-            name=name,
-            num=num,
-            size=size,
-            frames=frames,
-            seed=seed,
-            workers=workers,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            root, name=name, num=num, size=size, frames=frames, seed=seed, workers=workers,
+            dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         current.show(result, title=f"Data set {name}")
 
 
@@ -112,17 +105,9 @@ def vizdoom(
         from hpdm_core.runs.prep import run_prep_vizdoom
 
         result = run_prep_vizdoom(
-            root,
-            name=name,
-            num=num,
-            size=size,
-            frames=frames,
-            scenes=[word.strip() for word in scenes.split(",") if word.strip()],
-            seed=seed,
-            workers=workers,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            root, name=name, num=num, size=size, frames=frames, scenes=words(scenes), seed=seed,
+            workers=workers, dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         current.show(result, title=f"Data set {name}")
 
 
@@ -162,16 +147,9 @@ def ucf101(
         from hpdm_core.runs.prep import run_prep_ucf101
 
         result = run_prep_ucf101(
-            root,
-            source=source,
-            name=name,
-            fold=fold,
-            min_frames=min_frames,
-            size=shrunk,
-            workers=workers,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            root, source=source, name=name, fold=fold, min_frames=min_frames, size=shrunk,
+            workers=workers, dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         current.show(result, title=f"Data set {name}")
 
 
@@ -205,15 +183,9 @@ def folder(
         from hpdm_core.runs.prep import run_prep_folder
 
         result = run_prep_folder(
-            root,
-            source=source,
-            name=name,
-            min_frames=min_frames,
-            size=shrunk,
-            workers=workers,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            root, source=source, name=name, min_frames=min_frames, size=shrunk, workers=workers,
+            dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         current.show(result, title=f"Data set from {source}")
 
 
@@ -246,7 +218,7 @@ def captions(
     min_frames: MinFrames = 16,
     size: Size = None,
     workers: Workers = None,
-    device: DeviceOption = Device.auto,
+    device: Device = "auto",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -259,15 +231,7 @@ def captions(
         from hpdm_core.runs.prep import run_prep_captions
 
         result = run_prep_captions(
-            root,
-            source=source,
-            name=name,
-            text_encoder=text_encoder,
-            min_frames=min_frames,
-            size=shrunk,
-            workers=workers,
-            device=device.value,
-            dry_run=dry_run,
-            progress=current.progress,
-        )
+            root, source=source, name=name, text_encoder=text_encoder, min_frames=min_frames,
+            size=shrunk, workers=workers, device=device, dry_run=dry_run, progress=current.progress,
+        )  # fmt: skip
         current.show(result, title=f"Data set {name}")

@@ -1,15 +1,13 @@
 """`hpdm sample`: generate videos."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hpdm_cli.console import session
 from hpdm_cli.options import (
     Device,
-    DeviceOption,
     DryRun,
     Json,
     Out,
@@ -32,22 +30,6 @@ EXAMPLES = examples(
     "hpdm sample --checkpoint hf://owner/name --num 4 --format webp",
     "hpdm sample --recipe hpdm_s --overlap fhw --dry-run",
 )
-
-
-class Cache(str, Enum):
-    """Where the activation cache is kept."""
-
-    auto = "auto"
-    gpu = "gpu"
-    cpu = "cpu"
-    off = "off"
-
-
-class Shard(str, Enum):
-    """What is split over processes."""
-
-    videos = "videos"
-    tiles = "tiles"
 
 
 def command(
@@ -161,12 +143,12 @@ def command(
         bool, typer.Option("--save-levels", help="Also write the video of every level.")
     ] = False,
     cache: Annotated[
-        Cache,
+        Literal["auto", "gpu", "cpu", "off"],
         typer.Option(
             "--cache",
             help="Where to keep the activation cache (exact; results do not change).",
         ),
-    ] = Cache.auto,
+    ] = "auto",
     cache_gb: Annotated[
         float | None,
         typer.Option(
@@ -192,13 +174,13 @@ def command(
         ),
     ] = None,
     shard: Annotated[
-        Shard,
+        Literal["videos", "tiles"],
         typer.Option(
             "--shard",
             help="Under torchrun: split the videos, or the tiles of each video, over processes.",
         ),
-    ] = Shard.videos,
-    device: DeviceOption = Device.auto,
+    ] = "videos",
+    device: Device = "auto",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -214,29 +196,13 @@ def command(
         from hpdm_core.runs.sample.run import run_sample
 
         options = SampleOptions(
-            checkpoint=checkpoint,
-            recipe=plan,
-            num=num,
-            classes=tuple(classes or ()),
-            prompts=tuple(prompts or ()),
-            prompt_file=prompt_file,
-            text_encoder=text_encoder,
-            seed=seed,
-            overlap=overlap,
-            steps=solver_steps,
-            guidance=guidance,
-            compare_overlaps=tuple(words(compare_overlaps)),
-            out=out,
-            formats=tuple(words(formats)),
-            save_levels=save_levels,
-            cache=cache.value,
-            cache_gb=cache_gb,
-            batch=batch,
-            tile_batch=tile_batch,
-            shard=shard.value,
-            device=device.value,
-            dry_run=dry_run,
-        )
+            checkpoint=checkpoint, recipe=plan, num=num, classes=tuple(classes or ()),
+            prompts=tuple(prompts or ()), prompt_file=prompt_file, text_encoder=text_encoder,
+            seed=seed, overlap=overlap, steps=solver_steps, guidance=guidance,
+            compare_overlaps=tuple(words(compare_overlaps)), out=out, formats=tuple(words(formats)),
+            save_levels=save_levels, cache=cache, cache_gb=cache_gb, batch=batch,
+            tile_batch=tile_batch, shard=shard, device=device, dry_run=dry_run,
+        )  # fmt: skip
         result = run_sample(options, progress=current.progress)
         current.show(result, title="Sampling plan" if dry_run else "Generated videos")
 

@@ -7,7 +7,6 @@ import typer
 from hpdm_cli.console import session
 from hpdm_cli.options import (
     Device,
-    DeviceOption,
     DryRun,
     Json,
     Out,
@@ -35,7 +34,7 @@ def command(
     recipe: RecipeRef,
     overrides: Overrides = None,
     out: Out = None,
-    device: DeviceOption = Device.auto,
+    device: Device = "auto",
     seed: TrainSeed = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -49,6 +48,6 @@ def command(
         from hpdm_core.runs.train.run import run_train
 
         result = run_train(
-            resolved, out=out, device=device.value, dry_run=dry_run, progress=current.progress
+            resolved, out=out, device=device, dry_run=dry_run, progress=current.progress
         )
         current.show(result, title=f"Training of {resolved.name}")

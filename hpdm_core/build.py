@@ -188,9 +188,9 @@ def tile_bytes(recipe: Recipe) -> int:
 
 def _meta_network(recipe: Recipe) -> HPDM:
     """Build a network for counting; one class stands in for a number that depends on the data."""
-    model = recipe.model.model_copy(update={"num_classes": recipe.model.num_classes or 1})
     with torch.device("meta"):
-        return build_network(recipe.model_copy(update={"model": model}))
+        counted = {"num_classes": recipe.model.num_classes or 1}
+        return build_network(recipe.with_fields("model", counted))
 
 
 def describe(recipe: Recipe) -> dict:

@@ -43,10 +43,10 @@ def as_unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def short_name(name: str, *, limit: int = LONGEST_NAME) -> str:
-    """Return a file's name, its end replaced by a hash if it is longer than `limit` bytes."""
+def short_name(name: str) -> str:
+    """Return a file's name, its end replaced by a hash if it is longer than `LONGEST_NAME`."""
     data = name.encode("utf-8", "surrogatepass")
-    if len(data) <= limit:
+    if len(data) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(data).hexdigest()[:12]
-    return data[: limit - 13].decode("utf-8", "ignore") + f"-{digest}"
+    return data[: LONGEST_NAME - 13].decode("utf-8", "ignore") + f"-{digest}"

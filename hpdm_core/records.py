@@ -5,7 +5,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -93,12 +93,11 @@ class PatchBatch:
             object.__setattr__(self, "keys", tuple(str(k) for k in self.indices.tolist()))
 
     def to(self, device: torch.device) -> "PatchBatch":
-        return PatchBatch(
+        return replace(
+            self,
             patches=tuple(p.to(device, non_blocking=True) for p in self.patches),
             offsets=self.offsets.to(device, non_blocking=True),
             condition=self.condition.to(device),
-            indices=self.indices,
-            keys=self.keys,
         )
 
 
@@ -130,16 +129,7 @@ class Network(Protocol):
         *,
         latents_only: bool = False,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return per level the output (b, c, t, h, w) and the final latents (b, m, d).
-
-        Args:
-            inputs: per level (b, c, t, h, w), already scaled to unit variance.
-            c_noise: (b, l), ln(sigma) / 4.
-            boxes: per level the patch's box in the full video.
-            condition: (b,) rows.
-            latents: final latents of an earlier pass (latent self-conditioning), or None.
-            latents_only: skip what the latents do not need; the outputs are then ().
-        """
+        """Return outputs and final latents by level; arguments as of `HPDM.forward`."""
         ...
 
 
@@ -156,16 +146,11 @@ class LevelNetwork(Protocol):
         context: tuple[Tensor, ...],
         latents: Tensor | None,
     ) -> LevelOutput:
-        """Run one level whose context is known; (b,) c_noise, rows as in `Network`."""
+        """Run one level whose context is known; arguments as of `HPDM.run_level`."""
         ...
 
     def context(
         self, features: Sequence[tuple[Tensor, ...]], boxes: tuple[Box, ...]
     ) -> tuple[Tensor, ...]:
-        """Return what the patches of a level need of their lower levels, one row per patch.
-
-        Args:
-            features: per lower level its `LevelOutput.features`, one row per patch.
-            boxes: per level, the patches' own last, their boxes in the full video.
-        """
+        """Return what patches need of their lower levels; arguments as of `HPDM.context`."""
         ...

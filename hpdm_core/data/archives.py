@@ -22,6 +22,7 @@ from typing import IO
 
 from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
+from hpdm_core.files import check_room
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
@@ -174,7 +175,7 @@ def _hostile(archive: Path, name: str, why: str) -> DataError:
 def _extract_members(archive: Path, folder: Path, progress: Progress) -> None:
     with open_members(archive) as members:
         total = sum(member.size for member in members)
-        _check_space(folder, total)
+        check_room(folder.parent, total, purpose="to unpack")
         progress.start(f"unpacking {archive.name}", total)
         try:
             for member in members:
@@ -185,16 +186,6 @@ def _extract_members(archive: Path, folder: Path, progress: Progress) -> None:
                 progress.advance(member.size)
         finally:
             progress.stop()
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder.parent} has not enough space to unpack",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB",
-        )
 
 
 def _extract_rar(archive: Path, folder: Path, progress: Progress) -> None:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, TypeAdapter
 
-from hpdm_core.data.atomic import write_text
 from hpdm_core.data.metadata import (
     check_typed,
     parse_object,
@@ -22,6 +21,7 @@ from hpdm_core.data.metadata import (
     read_typed,
 )
 from hpdm_core.errors import DataError
+from hpdm_core.files import write_text
 
 FORMAT = 1
 HEADER, MANIFEST, REJECTED = "dataset.yaml", "manifest.jsonl", "rejected.jsonl"

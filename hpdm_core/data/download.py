@@ -1,9 +1,7 @@
 """Downloads with resume, retries and checksums."""
 
-import hashlib
 import http.client
 import logging
-import shutil
 import socket
 import ssl
 import time
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hpdm_core.data.faults import is_of_machine
 from hpdm_core.errors import DataError
+from hpdm_core.files import check_room, sha256_of
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 
@@ -63,7 +62,8 @@ def download(remote: Remote, target: Path, progress: Progress, *, pause: float =
     _check_address(remote.url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    _check_space(remote, part)
+    needed = (remote.size or 0) - _size(part)
+    check_room(target.parent, needed, purpose="for the download")
     progress.start(f"downloading {target.name}", remote.size, done=_size(part))
     try:
         _fetch_patiently(remote, part, progress, pause)
@@ -179,30 +179,13 @@ def _check_address(url: str) -> None:
 
 
 def _check_hash(remote: Remote, part: Path) -> None:
-    if remote.sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with part.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != remote.sha256:
+    if remote.sha256 is not None and (found := sha256_of(part)) != remote.sha256:
         part.unlink()
         raise DataError(
             f"{remote.url} arrived damaged, or is another file now; it was removed",
-            got=f"SHA-256 {digest.hexdigest()}",
+            got=f"SHA-256 {found}",
             expected=remote.sha256,
             remedy="run the same command again, or name a local copy with --source",
-        )
-
-
-def _check_space(remote: Remote, part: Path) -> None:
-    free = shutil.disk_usage(part.parent).free
-    needed = (remote.size or 0) - _size(part)
-    if needed > free:
-        raise DataError(
-            f"{part.parent} has not enough space for the download",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB",
         )
 
 

@@ -54,7 +54,6 @@ class PatchLoader:
     Attributes:
         replaced: samples that were replaced because of damaged files.
         bad_files: reason by damaged file.
-        usable: message on the number of usable videos.
         maker: makes any step's batch in this process.
 
     Raises:
@@ -93,7 +92,7 @@ class PatchLoader:
             flip=flip,
             image_fraction=image_fraction,
         )
-        self.usable, entries = _usable_entries(dataset, split, rules)
+        entries = usable_entries(dataset, split, rules)
         text = _check_conditioning(dataset, conditioning, split)
         share = batch_size // world_size
         reader = ClipReader(
@@ -230,22 +229,22 @@ def _check_conditioning(
     return store
 
 
-def _usable_entries(
-    dataset: VideoDataset, split: str, rules: ClipRules
-) -> tuple[str, tuple[VideoEntry, ...]]:
-    """Return the entries long enough for a clip, and a message on their number."""
+def usable_entries(dataset: VideoDataset, split: str, rules: ClipRules) -> tuple[VideoEntry, ...]:
+    """Return the entries of a split that are long enough for a clip.
+
+    Raises:
+        DataError: there is none.
+    """
     entries = dataset.split(split)
     usable = tuple(entry for entry in entries if rules.usable(entry))
-    words = f"{len(usable)} of {len(entries)} videos usable"
-    if len(usable) < len(entries):
-        words += f": {len(entries) - len(usable)} have fewer than {rules.span} frames"
     if not usable:
         raise DataError(
-            f"data set {dataset.name!r}, split {split!r}: {words}",
+            f"data set {dataset.name!r}, split {split!r}: 0 of {len(entries)} videos usable: "
+            f"{len(entries)} have fewer than {rules.span} frames",
             remedy="set data.short_clips to loop or hold, or lower data.frame_stride or the "
             "frames of pyramid.levels",
         )
-    return words, usable
+    return usable
 
 
 def _one_thread() -> None:

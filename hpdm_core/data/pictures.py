@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from hpdm_core.data.atomic import atomic_path
+from hpdm_core.files import atomic_path
 
 
 def write_gif(path: Path, video: np.ndarray, fps: float) -> None:
@@ -44,14 +44,9 @@ def encode_webp(video: np.ndarray, fps: float) -> bytes:
 
 def write_png(path: Path, video: np.ndarray) -> None:
     """Write (t, h, w, 3) uint8 as one image, with up to eight frames per row."""
-    count, height, width = video.shape[:3]
-    columns = min(8, count)
-    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
-    for index, frame in enumerate(video):
-        row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(frame), (column * width, row * height))
+    sheet = video_grid(video[:, None], columns=8)[0]
     with atomic_path(path) as partial:
-        sheet.save(partial, format="PNG")
+        Image.fromarray(sheet).save(partial, format="PNG")
 
 
 def video_grid(videos: np.ndarray, *, columns: int = 4, min_height: int = 1) -> np.ndarray:
@@ -84,7 +79,11 @@ def contact_sheet(
         columns: maximum frames per row, including the first and the last.
         min_height: small frames are magnified by a whole factor to at least this height.
     """
-    strips = [_strip(video, columns, min_height) for video in videos]
+    strips = []
+    for video in videos:
+        count = min(columns, len(video))
+        frames = video[np.linspace(0, len(video) - 1, count).round().astype(int), None]
+        strips.append(video_grid(frames, columns=count, min_height=min_height)[0])
     line, gap = 16, 6
     width = max(strip.shape[1] for strip in strips)
     height = sum(strip.shape[0] + line + gap for strip in strips)
@@ -96,10 +95,3 @@ def contact_sheet(
         sheet.paste(Image.fromarray(strip), (0, top + line))
         top += strip.shape[0] + line + gap
     return sheet
-
-
-def _strip(video: np.ndarray, columns: int, min_height: int) -> np.ndarray:
-    chosen = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-    factor = max(1, -(-min_height // video.shape[1]))
-    frames = [video[index].repeat(factor, axis=0).repeat(factor, axis=1) for index in chosen]
-    return np.concatenate(frames, axis=1)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from ctypes import c_int64
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -55,7 +55,7 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-class WorkerPool(Generic[Task, Result]):
+class WorkerPool(AbstractContextManager, Generic[Task, Result]):
     """Processes that apply one function to tasks. Close it, or use `with`.
 
     Args:
@@ -117,9 +117,6 @@ class WorkerPool(Generic[Task, Result]):
         for worker in self._workers:
             _join(worker)
         self._workers.clear()
-
-    def __enter__(self) -> "WorkerPool[Task, Result]":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

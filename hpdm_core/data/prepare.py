@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.atomic import remove_partials
 from hpdm_core.data.dataset import (
     MANIFEST,
     NO_CLASS,
@@ -29,6 +28,7 @@ from hpdm_core.data.plan import VIDEOS, Job, Plan, SourceVideo, targets
 from hpdm_core.data.pool import Mark, WorkerLost, WorkerPool, attempt, run_tasks, usable_cores
 from hpdm_core.data.transcode import Refused, Transcoded
 from hpdm_core.errors import DataError
+from hpdm_core.files import remove_partials
 from hpdm_core.names import as_unicode
 from hpdm_core.progress import Progress
 

@@ -49,12 +49,10 @@ class ShapeVideo:
 
     Args:
         frames: (t, h, w, 3) uint8.
-        label: index into `SHAPE_CLASSES`.
         caption: of the video.
     """
 
     frames: np.ndarray
-    label: int
     caption: str
 
 
@@ -79,7 +77,6 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
     pixels = backdrop + coverage * (inked - backdrop)
     return ShapeVideo(
         frames=np.round(255 * pixels.clip(0, 1)).astype(np.uint8),
-        label=label,
         caption=f"{_article(colour.name)} {shape} {motion} over a {background.name} background",
     )
 

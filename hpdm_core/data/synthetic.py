@@ -1,6 +1,7 @@
 """The built-in data set of moving shapes, rendered and written like any other data set."""
 
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ class RenderOptions:
         return {"frames": self.frames, "size": self.size, "seed": self.seed, "crf": SHAPES_CRF}
 
     def __call__(self, job: Job) -> Transcoded:
-        index = shape_index(job.video)
-        video = self.draw(index)
+        video = self.draw(int(job.video.name.rpartition("-")[2]))
         write_mp4(job.target, video.frames, FPS, crf=SHAPES_CRF, threads=1)
         return Transcoded(
             num_frames=self.frames,
@@ -52,27 +52,13 @@ class RenderOptions:
         return render(seed, index % len(SHAPE_CLASSES), frames=self.frames, size=self.size)
 
 
-def shape_index(video: SourceVideo) -> int:
-    """Return the index of a rendered video, from its name."""
-    return int(video.name.rpartition("-")[2])
-
-
 def plan_shapes(
-    folder: Path,
-    *,
-    name: str,
-    num: int,
-    options: RenderOptions,
-    workers: int | None,
+    folder: Path, *, name: str, num: int, options: RenderOptions, workers: int | None
 ) -> Plan:
     """Plan `num` videos of shapes."""
     videos = [
-        SourceVideo(
-            file=None,
-            name=f"shape-{index:06d}",
-            class_name=SHAPE_CLASSES[index % len(SHAPE_CLASSES)],
-        )
-        for index in range(num)
+        SourceVideo(file=None, name=f"shape-{index:06d}", class_name=name_of_class)
+        for index, name_of_class in zip(range(num), cycle(SHAPE_CLASSES), strict=False)
     ]
     return Plan(
         folder=folder,

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpdm_core.data.atomic import atomic_path, write_text
 from hpdm_core.data.metadata import parse_typed
 from hpdm_core.errors import DataError
+from hpdm_core.files import atomic_path, write_text
 
 FOLDER, INDEX = "text", "text.json"
 

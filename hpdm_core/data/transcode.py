@@ -3,7 +3,6 @@
 A file is refused if the decoder had to conceal any part of it.
 """
 
-import hashlib
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hpdm_core.data.video_io import (
     check_pixels,
     write_mp4,
 )
+from hpdm_core.files import sha256_of
 
 # Headers overstate a little (by one frame in many AVIs, by the cut-off part in edited MP4s).
 LEAST_SHARE_OF_HEADER = 0.9
@@ -108,15 +108,6 @@ def transcode(task: Transcode) -> Transcoded | Refused:
             raise
         detail = f"its frames cannot be written as H.264: {error.strerror or error}"
         return Refused(problem="unreadable", detail=detail, sha256=sha256)
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_image(task: Transcode, sha256: str) -> Transcoded:

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hpdm_core.data.archives import DamagedArchive, extract, is_archive, is_rar, open_members
-from hpdm_core.data.atomic import write_text
 from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import DataError
+from hpdm_core.files import write_text
 from hpdm_core.names import plain_name, short_name
 from hpdm_core.progress import Progress
 

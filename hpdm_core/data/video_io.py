@@ -8,7 +8,7 @@ Axis legend: `t h w` frames, rows, columns; pixels are RGB, last axis, uint8.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,10 +19,10 @@ import av.error
 import av.logging
 import numpy as np
 
-from hpdm_core.data.atomic import atomic_path
 from hpdm_core.data.faults import UnusableVideo, irregular
 from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader, open_container
 from hpdm_core.errors import DataError
+from hpdm_core.files import atomic_path
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -47,7 +47,7 @@ class Frame:
     damaged: bool
 
 
-class SequentialVideo:
+class SequentialVideo(AbstractContextManager):
     """A file opened for decoding from its first frame to its last. Close it, or use `with`.
 
     Attributes:
@@ -116,9 +116,6 @@ class SequentialVideo:
 
     def close(self) -> None:
         self._container.close()
-
-    def __enter__(self) -> "SequentialVideo":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -75,7 +75,7 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(draw_layout(scene, variant) for scene in SCENES for variant in range(VARIANTS))
 
 
-class Engine:
+class Engine(contextlib.AbstractContextManager):
     """A running engine that draws frames of one size. Close it, or use `with`.
 
     Args:
@@ -141,9 +141,6 @@ class Engine:
         """End the engine's process and remove its files."""
         self._game.close()
         self._folder.cleanup()
-
-    def __enter__(self) -> "Engine":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -4,7 +4,7 @@ Axis legend: `b` patches, `c` channels, `t h w` video, `n` latents, `d` width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class LevelDenoiser:
             latents=latents,
         )
         denoised = scales.denoised(noisy, result.output.float())
-        return LevelOutput(output=denoised, latents=result.latents, features=result.features)
+        return replace(result, output=denoised)
 
     def context(
         self, features: Sequence[tuple[Tensor, ...]], boxes: tuple[Box, ...]

@@ -80,15 +80,8 @@ def cell_centres(box: Box, grid: Grid) -> Tensor:
         centres = box.offset[:, axis, None] + box.scale[:, axis, None] * steps
         axes.append(2 * centres - 1)
     t, h, w = axes
-    shape = (len(t), *grid)
-    return torch.stack(
-        [
-            t[:, :, None, None].expand(shape),
-            h[:, None, :, None].expand(shape),
-            w[:, None, None, :].expand(shape),
-        ],
-        dim=-1,
-    ).flatten(1, 3)
+    cells = torch.broadcast_tensors(t[:, :, None, None], h[:, None, :, None], w[:, None, None])
+    return torch.stack(cells, dim=-1).flatten(1, 3)
 
 
 def _interpolation_matrix(scale: Tensor, offset: Tensor, out: int, source: int) -> Tensor:

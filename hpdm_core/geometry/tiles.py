@@ -15,8 +15,6 @@ from torch import Tensor
 from hpdm_core.errors import RecipeError
 from hpdm_core.geometry.pyramid import AXES, Pyramid
 
-FULL_OVERLAP = "fhw"
-
 
 def parse_overlap(text: str) -> str:
     """Return the overlapping axes as letters in the order fhw; '' for 'none'.

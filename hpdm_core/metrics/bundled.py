@@ -7,7 +7,6 @@ only figures of the same detector can be compared.
 Axis legend: `b` batch, `c` channels, `t h w` video, `d` feature width.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hpdm_core.errors import MetricError
+from hpdm_core.files import sha256_of
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "bundled_detector.safetensors"
 INPUT_SIZE = (16, 64, 64)
@@ -142,7 +142,7 @@ def load_bundled(device: torch.device | str = "cpu", *, path: Path = WEIGHTS) ->
             classes=tuple(json.loads(about["classes"])),
             accuracy=float(about["accuracy"]),
             accuracy_damaged=float(about["accuracy_damaged"]),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=sha256_of(path),
         )
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise MetricError(

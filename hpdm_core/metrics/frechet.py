@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.distributed as dist
-from einops import einsum, rearrange
+from einops import einsum
 from torch import Tensor
 
 from hpdm_core.errors import MetricError
@@ -26,7 +25,7 @@ EPS = 2.0**-52
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureStats:
-    """Count, mean and scatter of features: all that the distance needs, mergeable without loss.
+    """Count, mean and scatter of features: all that the distance needs.
 
     Args:
         count: number of samples.
@@ -37,12 +36,6 @@ class FeatureStats:
     count: int
     mean: Tensor
     scatter: Tensor
-
-    @staticmethod
-    def empty(width: int) -> FeatureStats:
-        """Return the statistics of no sample at all."""
-        zeros = torch.zeros(width, dtype=torch.float64)
-        return FeatureStats(count=0, mean=zeros, scatter=torch.outer(zeros, zeros))
 
     @staticmethod
     def of(features: Tensor) -> FeatureStats:
@@ -68,22 +61,6 @@ class FeatureStats:
         scatter = einsum(centred, centred, "n d, n e -> d e")
         return FeatureStats(count=len(features), mean=mean, scatter=scatter)
 
-    def merge(self, other: FeatureStats) -> FeatureStats:
-        """Return the statistics of both sets together (Chan, Golub and LeVeque 1979)."""
-        if len(self.mean) != len(other.mean):
-            raise MetricError(
-                "statistics of different detectors cannot be merged",
-                got=f"widths {len(self.mean)} and {len(other.mean)}",
-            )
-        count = self.count + other.count
-        share = other.count / max(count, 1)
-        gap = other.mean - self.mean
-        return FeatureStats(
-            count=count,
-            mean=self.mean + share * gap,
-            scatter=self.scatter + other.scatter + self.count * share * torch.outer(gap, gap),
-        )
-
     def covariance(self, *, unbiased: bool = False) -> Tensor:
         """Return the covariance (d, d): over N, or over N - 1 where `unbiased`."""
         return self.scatter / (self.count - 1 if unbiased else self.count)
@@ -94,34 +71,6 @@ class FeatureStats:
         values, vectors = torch.linalg.eigh(self.scatter)
         kept = values > values[-1] * len(values) * EPS
         return vectors[:, kept] * values[kept].sqrt()
-
-
-def merge_over_ranks(stats: FeatureStats) -> FeatureStats:
-    """Return the statistics of all processes together, merged in the order of their ranks.
-
-    Every process of the default group must call it; needs a backend that gathers CPU tensors.
-    """
-    width = len(stats.mean)
-    packed = torch.cat(
-        [
-            torch.tensor([float(stats.count)]).double(),
-            stats.mean,
-            rearrange(stats.scatter, "d e -> (d e)"),
-        ]
-    )
-    gathered = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, packed)
-    merged = FeatureStats.empty(width)
-    for part in gathered:
-        count, mean, scatter = part.split([1, width, width * width])
-        merged = merged.merge(
-            FeatureStats(
-                count=int(count),
-                mean=mean,
-                scatter=rearrange(scatter, "(d e) -> d e", d=width),
-            )
-        )
-    return merged
 
 
 def frechet_distance(first: FeatureStats, second: FeatureStats, *, unbiased: bool = False) -> float:

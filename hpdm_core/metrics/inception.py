@@ -5,8 +5,6 @@
 Axis legend: `n` samples, `k` classes.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,18 +14,8 @@ from hpdm_core.errors import MetricError
 SHUFFLE_SEED = 42
 
 
-@dataclass(frozen=True, kw_only=True)
-class InceptionScore:
-    """Mean and population standard deviation of the splits' scores, and the number of samples."""
-
-    mean: float
-    std: float
-    num_samples: int
-    num_splits: int
-
-
-def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> InceptionScore:
-    """Return the score of class probabilities (n, k), shuffled and cut into `num_splits` parts.
+def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[float, float]:
+    """Return mean and population deviation of the scores of `num_splits` shuffled parts of (n, k).
 
     Shuffling matters where videos come sorted by class: a split of few classes would score low.
     A split of s samples scores at most about k exp(-(k-1)/(2s)), so figures of different n or
@@ -62,12 +50,7 @@ def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> Inception
             for i in range(num_splits)
         ]
     )
-    return InceptionScore(
-        mean=float(scores.mean()),
-        std=float(scores.std(correction=0)),
-        num_samples=num,
-        num_splits=num_splits,
-    )
+    return float(scores.mean()), float(scores.std(correction=0))
 
 
 def _score(probabilities: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import HpdmError, MetricError
+from hpdm_core.files import sha256_of
 from hpdm_core.metrics import weights
 from hpdm_core.metrics.bundled import MIN_FRAMES, load_bundled
 from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
@@ -139,7 +140,7 @@ def _i3d(detector: str, folder: Path, device: torch.device, fetch: Fetch | None)
 def _i3d_file(path: Path, device: torch.device) -> Detector:
     """Identify the two public files by their checksums; no other is loaded."""
     if weights.git_blob_of(path) == weights.I3D_STATE_DICT.git_blob:
-        return load_i3d_port(path, sha256=weights.sha256_of(path), device=device)
+        return load_i3d_port(path, sha256=sha256_of(path), device=device)
     sha256 = verify(path, weights.I3D_TORCHSCRIPT)
     return load_i3d_torchscript(path, sha256=sha256, device=device)
 
@@ -150,7 +151,7 @@ def _c3d(folder: Path, device: torch.device) -> Detector:
         sha256 = verify(script, weights.C3D_TORCHSCRIPT)
         return load_c3d_torchscript(script, sha256=sha256, device=device)
     arrays, mean = (obtain(file, folder) for file in (weights.C3D_ARRAYS, weights.C3D_MEAN))
-    both = weights.sha256_of(arrays) + weights.sha256_of(mean)
+    both = sha256_of(arrays) + sha256_of(mean)
     return load_c3d_port(
         arrays, mean, sha256=hashlib.sha256(both.encode()).hexdigest(), device=device
     )

@@ -8,6 +8,7 @@ lossy codec: H.264 removes noise, and the edges of its blocks of 4 and 8 pixels 
 Axis legend: `b` videos, `t h w` frames, rows, columns, `c` the three colours, `n` block corners.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,26 +80,20 @@ def measure_quality(videos: Iterable[np.ndarray], borders: Borders) -> Quality:
     for video in videos:
         batch = video[None]
         seam = seams(batch, borders)
-        figures = (
-            flicker(batch),
-            pixel_noise(batch),
-            seam.combined,
-            seam.space,
-            seam.time,
-            high_frequency(batch),
-        )
-        rows.append([float(figure[0]) for figure in figures])
+        figures = {
+            "flicker": flicker(batch),
+            "hh": pixel_noise(batch),
+            "seams": seam.combined,
+            "seams_space": seam.space,
+            "seams_time": seam.time,
+            "high_frequency": high_frequency(batch),
+        }
+        rows.append([float(figure[0]) for figure in figures.values()])
     if not rows:
         raise MetricError("no videos to measure", got=0, expected="at least one")
-    means = [None if np.isnan(mean) else float(mean) for mean in _mean_of_defined(np.array(rows).T)]
-    return Quality(
-        flicker=means[0],
-        hh=means[1],
-        seams=means[2],
-        seams_space=means[3],
-        seams_time=means[4],
-        high_frequency=means[5],
-    )
+    means = _mean_of_defined(np.array(rows).T).tolist()
+    named = zip(figures, means, strict=True)
+    return Quality(**{name: None if math.isnan(mean) else mean for name, mean in named})
 
 
 def flicker(videos: np.ndarray, *, block: int | None = None) -> np.ndarray:

@@ -10,7 +10,6 @@ Axis legend: `b` batch, `c` channels, `t h w` video.
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
+from hpdm_core.files import atomic_path
 from hpdm_core.metrics import degrade
 from hpdm_core.metrics.bundled import WEIGHTS, BundledNetwork, to_network_input
 
@@ -111,10 +111,8 @@ def main() -> None:
         "num_test": str(NUM_TEST),
         "steps": str(arguments.steps),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = arguments.out.with_name(arguments.out.name + ".part")
-    partial.write_bytes(save(network.state_dict(), metadata=about))
-    os.replace(partial, arguments.out)
+    with atomic_path(arguments.out) as partial:
+        save_file(network.state_dict(), partial, metadata=about)
     print(json.dumps(about))
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpdm_core.errors import HpdmError, MetricError
+from hpdm_core.files import sha256_of
 
-BLOCK = 1 << 20
 # (addresses, where to put the file, its SHA-256); raises HpdmError where no address answers.
 Fetch = Callable[[Sequence[str], Path, str], None]
 
@@ -80,14 +80,10 @@ C3D_MEAN = WeightFile(
 )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    return _digest(path, hashlib.sha256())
-
-
 def git_blob_of(path: Path) -> str:
     """Return what `git hash-object` prints for a file."""
-    return _digest(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
+    data = path.read_bytes()
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def verify(path: Path, file: WeightFile) -> str:
@@ -158,10 +154,3 @@ def _by_hand(file: WeightFile, path: Path) -> str:
 def _vouched(path: Path) -> str | None:
     note = path.with_name(path.name + ".sha256")
     return note.read_text().split()[0].lower() if note.is_file() else None
-
-
-def _digest(path: Path, digest) -> str:
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -37,11 +37,14 @@ def model_card(
             and `base`, the model that it was fine-tuned from.
         scores: by name.
     """
-    sizes = " to ".join("x".join(map(str, level)) for level in _ends(recipe))
+    levels = recipe.pyramid.levels
+    ends = dict.fromkeys((levels[0], levels[-1]))  # one where there is one level
+    sizes = " to ".join("x".join(map(str, level)) for level in ends)
+    task = "text-to-video" if recipe.model.conditioning == "text" else "other"
     lines = [
         "---",
         "library_name: hpdm",
-        f"pipeline_tag: {_task(recipe)}",
+        f"pipeline_tag: {task}",
         "tags: [hpdm, video-generation, diffusion, pixel-space]",
         "---",
         "",
@@ -55,7 +58,7 @@ def model_card(
         "| | |",
         "|---|---|",
         f"| parameters | {parameters:,} (EMA weights, float32) |",
-        f"| videos | {len(recipe.pyramid.levels)} levels, {sizes} (frames, rows, columns) |",
+        f"| videos | {len(levels)} levels, {sizes} (frames, rows, columns) |",
         f"| frames per second | {recipe.sampling.fps:g} |",
         f"| conditioned on | {_conditioning(recipe, classes)} |",
         f"| backbone | {recipe.model.block} |",
@@ -120,15 +123,6 @@ def _scores(scores: Mapping[str, Score]) -> list[str]:
         return ["## Scores", "", "None were given. Measure them with `hpdm eval-fvd`."]
     rows = [f"| {name} | {value} |" for name, value in scores.items()]
     return ["## Scores", "", "| measure | value |", "|---|---|", *rows]
-
-
-def _ends(recipe: Recipe) -> tuple[tuple[int, ...], ...]:
-    levels = recipe.pyramid.levels
-    return (levels[0], levels[-1]) if len(levels) > 1 else (levels[0],)
-
-
-def _task(recipe: Recipe) -> str:
-    return "text-to-video" if recipe.model.conditioning == "text" else "other"
 
 
 def _conditioning(recipe: Recipe, classes: tuple[str, ...]) -> str:

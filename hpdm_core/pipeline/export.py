@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from hpdm_core.data.atomic import atomic_path, write_text
 from hpdm_core.errors import HpdmError
+from hpdm_core.files import atomic_path, write_text
 from hpdm_core.pipeline.card import Score, model_card
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hpdm_core import __version__
 from hpdm_core.build import build_network
 from hpdm_core.errors import CheckpointError, RecipeError
+from hpdm_core.files import sha256_of
 from hpdm_core.pipeline.hub import HUB, download_weights
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
@@ -114,20 +115,20 @@ def read_network(path: Path, header: Header) -> tuple[nn.Module, str]:
     Raises:
         CheckpointError: the weights do not fit the recipe, or are not finite.
     """
-    weights = checkpoint.read_weights(path)
-    for name, tensor in weights.tensors.items():
+    tensors = checkpoint.read_tensors(path)
+    for name, tensor in tensors.items():
         check_finite(tensor, name=name, path=path)
     with torch.device("meta"):
         network = build_network(header.recipe)
     try:
-        network.load_state_dict(weights.tensors, assign=True)
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} does not fit the recipe inside it",
             got=f"{str(error).splitlines()[1].strip()} (hpdm {_version(header.metadata)})",
             expected="a file as `hpdm train` of this version writes it",
         ) from error
-    return network.eval().requires_grad_(False), weights.sha256
+    return network.eval().requires_grad_(False), sha256_of(path)
 
 
 def check_finite(tensor: Tensor, *, name: str, path: Path) -> None:

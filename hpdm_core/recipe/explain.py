@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpdm_core.errors import RecipeError
-from hpdm_core.recipe.schema import Recipe
+from hpdm_core.recipe.schema import Recipe, is_section
 from hpdm_core.recipe.yaml_tree import Marked, parse_scalar
 
 MOST_SHOWN = 120
@@ -46,7 +46,7 @@ def field_paths(schema: type[BaseModel] = Recipe) -> Iterator[tuple[str, ...]]:
     """Yield the path of every field that holds a value, such as ("optim", "lr")."""
     for name, field in schema.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if is_section(kind):
             yield from ((name, *rest) for rest in field_paths(kind))
         else:
             yield (name,)
@@ -119,7 +119,7 @@ def _section(path: tuple[str, ...]) -> type[BaseModel]:
 def _description(path: tuple) -> str | None:
     field = _section(path[:-1]).model_fields[path[-1]]
     kind = field.annotation
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if is_section(kind):
         required = [key for key, sub in kind.model_fields.items() if sub.is_required()]
         return f"a section with {', '.join(required)}"
     return field.description

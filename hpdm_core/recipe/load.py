@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from hpdm_core.errors import RecipeError
 from hpdm_core.names import has_unprintable, is_unicode
 from hpdm_core.recipe.explain import explain
-from hpdm_core.recipe.schema import Recipe
+from hpdm_core.recipe.schema import Recipe, is_section
 from hpdm_core.recipe.yaml_tree import (
     MOST_CHARACTERS,
     MOST_DEPTH,
@@ -210,7 +210,7 @@ def _plain(tree: Marked, schema: type[BaseModel]) -> object:
     for key, child in tree.value.items():
         field = schema.model_fields.get(key)
         kind = None if field is None else field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if is_section(kind):
             values[key] = _plain(child, kind)
         elif _is_text(kind) and child.text is not None and child.where.startswith("override "):
             values[key] = child.text

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpdm_core.recipe.load import load_recipe, shipped_recipes
-from hpdm_core.recipe.schema import BY_LEVEL, Recipe
+from hpdm_core.recipe.schema import BY_LEVEL, Recipe, is_section
 
 _HEAD = """\
 # Recipes
@@ -45,7 +45,7 @@ def recipe_reference() -> str:
     parts.append("\n## Fields\n")
     parts += _table(Recipe, prefix="")
     for name, field in Recipe.model_fields.items():
-        if _is_section(field.annotation):
+        if is_section(field.annotation):
             parts.append(f"\n### {name}\n\n{field.annotation.__doc__}\n")
             parts += _table(field.annotation, prefix=f"{name}.")
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts) + "\n")
@@ -54,7 +54,7 @@ def recipe_reference() -> str:
 def _table(schema: type[BaseModel], *, prefix: str) -> list[str]:
     lines = ["| field | type | default | description |", "|---|---|---|---|"]
     for name, field in schema.model_fields.items():
-        if _is_section(field.annotation):
+        if is_section(field.annotation):
             continue
         kind = _kind(field.annotation, field.metadata)
         text = (field.description or "").replace("|", "\\|")
@@ -101,10 +101,6 @@ def _limits(metadata: list) -> list[str]:
     signs = {Gt: ("> {}", "gt"), Ge: (">= {}", "ge"), Lt: ("< {}", "lt"), Le: ("<= {}", "le")}
     found = [(signs[type(item)], item) for item in metadata if type(item) in signs]
     return [sign.format(getattr(item, name)) for (sign, name), item in found]
-
-
-def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -34,6 +35,11 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and strict about names and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def is_section(kind: object) -> bool:
+    """Say whether a field's type is a section with fields of its own."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 class DataRecipe(Section):
@@ -327,3 +333,9 @@ class Recipe(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def with_fields(self, section: str, values: Mapping[str, object]) -> "Recipe":
+        """Return the recipe with some fields of a section changed; they are not checked."""
+        return self.model_copy(
+            update={section: getattr(self, section).model_copy(update=dict(values))}
+        )

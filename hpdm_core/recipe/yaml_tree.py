@@ -47,9 +47,7 @@ class Marked:
 
     def plain(self) -> Plain:
         """Return the value without marks; lists become tuples, as the schema has them."""
-        if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.value.items()}
-        return _as_tuples(self.value)
+        return _plain(self.value)
 
     def at(self, path: tuple) -> "Marked":
         """Return the deepest value on `path` that was written."""
@@ -236,8 +234,12 @@ def _scalar(text: str, tag: str) -> Plain:
     return float(text) if tag == _FLOAT else text
 
 
-def _as_tuples(value: Plain) -> Plain | tuple:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+def _plain(value: object) -> Plain | tuple:
+    if isinstance(value, Marked):
+        return value.plain()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(_plain(item) for item in value) if isinstance(value, list) else value
 
 
 def _where(source: str, mark: yaml.Mark | None) -> str:

@@ -178,7 +178,7 @@ def read_table(path: Path) -> Table:
     """
     tree, problems = parse(path.read_text(encoding="utf-8"), str(path))
     try:
-        table = Table.model_validate(_tupled(tree.plain()))
+        table = Table.model_validate(tree.plain())
     except ValidationError as error:
         lines = [
             f"{tree.at(detail['loc']).where}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}"
@@ -272,10 +272,3 @@ def _written(value: Value) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _tupled(value: object) -> object:
-    """Turn lists inside sections into tuples, as the strict schema has them."""
-    if isinstance(value, dict):
-        return {key: _tupled(item) for key, item in value.items()}
-    return tuple(_tupled(item) for item in value) if isinstance(value, tuple | list) else value

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.special import stdtrit
+
 from hpdm_core.reports.ablations import Column, Finding
 from hpdm_core.reports.results import Cell, Results
 
 Verdict = Literal["holds", "does not hold", "within noise", "not judged"]
-# Student's t at 95%, one-sided, for 1, 2, ... degrees of freedom.
-T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 MIN_SEEDS = 2
 
 
@@ -45,7 +45,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """Return mean, and lower and upper end of its range by chance (each one-sided 95%)."""
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / len(differences) ** 0.5
-    reach = T_95[min(len(differences) - 1, len(T_95)) - 1] * error
+    reach = float(stdtrit(len(differences) - 1, 0.95)) * error  # Student's t
     return mean, mean - reach, mean + reach
 
 

@@ -4,12 +4,10 @@ A line is one row with one seed. It is written when complete, so an interrupted 
 with the missing lines.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpdm_core.reports.ablations import Column, Row, Table
@@ -82,26 +80,6 @@ class Results:
     @property
     def has_comparable(self) -> bool:
         return any(cell.comparable and cell.values for cell in self.cells.values())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read rows.jsonl; partial lines of a killed command are skipped."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-    return lines
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append a line in one write; a partial last line is terminated first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def collect(

@@ -6,6 +6,7 @@ Axis legend: `b` batch, `l` level.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,15 +29,7 @@ def split_batch(batch: PatchBatch, size: int | None) -> list[PatchBatch]:
 
 def keep_levels(batch: PatchBatch, levels: int) -> PatchBatch:
     """Return the batch with its coarsest `levels` levels only."""
-    if levels >= len(batch.patches):
-        return batch
-    return PatchBatch(
-        patches=batch.patches[:levels],
-        offsets=batch.offsets,
-        condition=batch.condition,
-        indices=batch.indices,
-        keys=batch.keys,
-    )
+    return replace(batch, patches=batch.patches[:levels])
 
 
 def levels_of_step(step: int, *, seed: int, levels: int, drop_prob: float) -> int:
@@ -70,7 +63,6 @@ class BatchStream:
         self._make = make
         self._batches = make(start_step)
         self.step = start_step
-        self.restarts = 0
         self.wait_seconds = 0.0
 
     def next(self) -> PatchBatch:
@@ -86,7 +78,6 @@ class BatchStream:
             except HpdmError:
                 raise
             except (RuntimeError, OSError, EOFError) as error:
-                self.restarts += 1
                 logger.warning("step %d: the loader broke (%s); restarting it", self.step, error)
                 self._batches = self._make(self.step)
             else:

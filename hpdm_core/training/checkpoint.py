@@ -6,20 +6,19 @@ written under a temporary name, flushed to disk and renamed. Each weights file c
 and the classes in its header, so that a single `ema.safetensors` is a complete model. No pickles.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
+from hpdm_core.files import json_sha256, sha256_of
 
 logger = logging.getLogger("hpdm.training")
 
@@ -27,24 +26,6 @@ FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, RECIPE = "state.json", "recipe.yaml"
 _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Contents of a weights file.
-
-    Args:
-        path: where it is.
-        metadata: header: recipe (YAML), classes (JSON list), step, kind; hpdm_version, seconds of
-            training and machine if known.
-        tensors: weights by parameter name.
-        sha256: of the file.
-    """
-
-    path: Path
-    metadata: dict[str, str]
-    tensors: dict[str, Tensor]
-    sha256: str
 
 
 def checkpoint_name(step: int) -> str:
@@ -89,10 +70,10 @@ def finish(partial: Path, *, recipe: str, progress: dict) -> Path:
     for path in sorted(path for path in partial.rglob("*") if path.is_file()):
         _flush(path)
         name = path.relative_to(partial).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     name = partial.name.removeprefix(_PARTIAL)
     state = {"format": FORMAT, "step": step_of(Path(name)), "progress": progress, "files": files}
-    state["checksum"] = _checksum(state)
+    state["checksum"] = json_sha256(state)
     (partial / STATE).write_text(json.dumps(state, indent=1))
     for path in (partial / STATE, *(path for path in partial.rglob("*") if path.is_dir()), partial):
         _flush(path)
@@ -149,7 +130,7 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
     try:
         state = json.loads((path / STATE).read_text())
         checksum = state.pop("checksum")
-        if checksum != _checksum(state) or state["step"] != step_of(path):
+        if checksum != json_sha256(state) or state["step"] != step_of(path):
             return f"{STATE} is damaged"
         files = state["files"]
         for name in files if only is None else [only]:
@@ -158,7 +139,7 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != files[name]["bytes"]:
                 return f"{name} is cut short"
-            if file_sha256(file) != files[name]["sha256"]:
+            if sha256_of(file) != files[name]["sha256"]:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{STATE} is missing or damaged"
@@ -219,19 +200,16 @@ def find_weights(ref: Path) -> Path:
     )
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a weights file onto the CPU.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file onto the CPU, by name.
 
     Raises:
-        CheckpointError: it is damaged, or was not written by hpdm.
+        CheckpointError: it is damaged.
     """
-    metadata = read_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}", got=error) from error
-    return Weights(path=path, metadata=metadata, tensors=tensors, sha256=file_sha256(path))
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -280,19 +258,6 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a safetensors file, without reading it."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _checksum(state: dict) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -29,14 +29,12 @@ class Parallel:
     Args:
         rank: of this process, from 0.
         world_size: number of processes.
-        local_rank: rank on its machine.
         device: where this process computes.
         mode: single process, DDP or FSDP2.
     """
 
     rank: int
     world_size: int
-    local_rank: int
     device: torch.device
     mode: Mode
 
@@ -112,19 +110,13 @@ def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
     """
     rank = int(os.environ.get("RANK", "0"))
     world_size = num_processes()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = resolve_device(device, local_rank=local_rank)
+    place = resolve_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    return Parallel(
-        rank=rank,
-        world_size=world_size,
-        local_rank=local_rank,
-        device=place,
-        mode=mode if world_size > 1 else "single",
-    )
+    shared = mode if world_size > 1 else "single"
+    return Parallel(rank=rank, world_size=world_size, device=place, mode=shared)
 
 
 def num_processes() -> int:

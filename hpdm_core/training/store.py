@@ -129,8 +129,10 @@ class CheckpointStore:
         seconds = str(round(state.seconds))
         header = {**self.metadata, "step": str(state.step), "seconds": seconds}
         if self.parallel.mode == "fsdp":
+            from hpdm_core.training.sharded_checkpoint import write_sharded  # much of torch
+
             ema = self._gathered(tensors["ema"])
-            _write_sharded(partial / SHARDED, tensors)
+            write_sharded(partial / SHARDED, _flat(tensors))
             tensors = {"ema": ema}
         if self.parallel.is_main:
             for kind, file in _FILES.items():
@@ -160,7 +162,9 @@ class CheckpointStore:
         if sharded.is_dir():
             from hpdm_core.training.sharded_checkpoint import read_sharded, sharded_shapes
 
-            targets = _targets(state, _of_kind(sharded_shapes(sharded), "optimizer"))
+            shapes, prefix = sharded_shapes(sharded), "optimizer/"
+            slots = {k.removeprefix(prefix): s for k, s in shapes.items() if k.startswith(prefix)}
+            targets = _targets(state, slots)
             read_sharded(sharded, _flat(targets))
         else:
             shapes = checkpoint.tensor_shapes(path / checkpoint.OPTIMIZER)
@@ -177,12 +181,6 @@ def _failure(phase: Callable[[TrainState], None], state: TrainState) -> str | No
     except (OSError, SafetensorError) as error:
         return str(error)
     return None
-
-
-def _write_sharded(folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
-    from hpdm_core.training.sharded_checkpoint import write_sharded  # imports much of torch
-
-    write_sharded(folder, _flat(tensors))
 
 
 def _tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
@@ -225,8 +223,3 @@ def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
 
 def _flat(tensors: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{kind}/{name}": t for kind, named in tensors.items() for name, t in named.items()}
-
-
-def _of_kind(shapes: dict[str, tuple[int, ...]], kind: str) -> dict[str, tuple[int, ...]]:
-    prefix = f"{kind}/"
-    return {k.removeprefix(prefix): shape for k, shape in shapes.items() if k.startswith(prefix)}

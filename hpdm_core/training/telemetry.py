@@ -7,17 +7,20 @@ Axis legend: `l` level, `h w` rows and columns of a picture.
 
 import json
 import logging
-import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from hpdm_core.errors import HpdmError
+from hpdm_core.files import write_text
 from hpdm_core.progress import Progress
 
 logger = logging.getLogger("hpdm.training")
@@ -108,23 +111,6 @@ class WandbSink:
         self._run.finish()
 
 
-class Means:
-    """Running means since the last line, by name."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, name: str, value: float) -> None:
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = (total + value, count + 1)
-
-    def take(self) -> dict[str, float]:
-        """Return the means and reset."""
-        means = {name: total / count for name, (total, count) in self._sums.items()}
-        self._sums.clear()
-        return means
-
-
 class Telemetry:
     """Shows and records the result of each step.
 
@@ -150,7 +136,7 @@ class Telemetry:
         self._log_every = log_every
         self._steps = steps
         self._sinks = sinks
-        self._means = Means()
+        self._values: defaultdict[str, list[float]] = defaultdict(list)  # since the last line
         self._mark = (time.perf_counter(), 0.0)
         self._videos = 0
         self._since = 0
@@ -168,10 +154,10 @@ class Telemetry:
         self._since += 1
         self._videos += report.videos
         if report.finite:
-            self._means.add("loss", report.loss)
-            self._means.add("grad_norm", report.grad_norm)
+            self._values["loss"].append(report.loss)
+            self._values["grad_norm"].append(report.grad_norm)
             for level, value in enumerate(report.per_level):
-                self._means.add(f"loss_{level}", value)
+                self._values[f"loss_{level}"].append(value)
         if report.step % self._log_every and report.step != self._steps and not report.stop:
             self._progress.advance(1)
             return
@@ -193,7 +179,7 @@ class Telemetry:
         elapsed = max(now - self._mark[0], 1e-9)
         line = {
             "step": report.step,
-            **self._means.take(),
+            **{name: fmean(values) for name, values in self._values.items()},
             "lr": report.lr,
             "videos_per_second": self._videos / elapsed,
             "wait_share": min(1.0, (wait_seconds - self._mark[1]) / elapsed),
@@ -204,14 +190,16 @@ class Telemetry:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             line["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
         self._mark, self._videos, self._since = (now, wait_seconds), 0, 0
+        self._values.clear()
         return {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in line.items()}
 
     def _write(self, line: dict[str, object]) -> None:
         self.last = line
         if self._folder is not None:
             self._guarded(lambda: self._append(json.dumps(line)))
+        scalars = {name: value for name, value in line.items() if name != "step"}
         for sink in self._sinks:
-            self._guarded(lambda sink=sink: sink.write(line["step"], _scalars(line)))
+            self._guarded(lambda sink=sink: sink.write(line["step"], scalars))
 
     def _append(self, text: str) -> None:
         with (self._folder / METRICS).open("a") as file:
@@ -235,7 +223,7 @@ def open_sinks(
         HpdmError: W&B was asked for and is not installed.
     """
     sinks: list[Sink] = []
-    if tensorboard and _installed("tensorboard"):
+    if tensorboard and find_spec("tensorboard"):
         sinks.append(TensorBoardSink(folder, start_step=start_step))
     if wandb:
         sinks.append(WandbSink(folder, start_step=start_step))
@@ -248,9 +236,7 @@ def trim_metrics(folder: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of_line(line) <= step]
-    partial = path.with_name(f".{METRICS}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(partial, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of_line(line: str) -> float:
@@ -258,16 +244,6 @@ def _step_of_line(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _installed(module: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(module) is not None
-
-
-def _scalars(line: dict[str, object]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "step"}
 
 
 def _fields(line: dict[str, object]) -> dict[str, str]:

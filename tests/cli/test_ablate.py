@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpdm_core.runs.ablate import trial
-from hpdm_core.runs.ablate.model import in_words
+from hpdm_core.runs.ablate.trial import in_words
 
 # A few rows of each table: all of them run by the same code.
 ROWS = {

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from hpdm_core.locks import LOCK, lock_folder
+
 
 def _refused(done, *parts: str) -> None:
     assert done.returncode == 2, done.stderr
@@ -72,3 +74,15 @@ def test_mistakes_with_json(hpdm):
     done = hpdm("train", "absent.yaml", "--json")
     _refused(done, "absent.yaml")
     assert json.loads(done.stdout)["kind"] == "RecipeError"
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_a_folder_that_another_command_writes_to_is_refused(hpdm, tmp_path, command):
+    args = ["sample", "--checkpoint", "shipped", "--num", "1"]
+    if command == "train":
+        assert hpdm("prep", "shapes", "data", "--num", "4", "--workers", "1").returncode == 0
+        args = ["train", "quickstart"]
+    with lock_folder(tmp_path / "out", doing="testing", remedy="wait"):
+        done = hpdm(*args, "--out", "out", "--device", "cpu")
+    _refused(done, "Error: another command is", "out; wait for it, stop it, or give another --out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]

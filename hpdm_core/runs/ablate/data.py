@@ -1,11 +1,9 @@
 """Data of a table's rows: generated if the scale defines it, else expected on disk."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpdm_core.data.atomic import write_text
-from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.dataset import VideoDataset, open_dataset, write_json_lines
 from hpdm_core.data.tiny_text_encoder import make_tiny_encoder
 from hpdm_core.errors import DataError
 from hpdm_core.progress import Progress, process_rank
@@ -47,8 +45,7 @@ def _prepare_captions(real: VideoDataset, name: str, *, width: int, progress: Pr
     """Prepare the same videos with captions in place of classes, and a tiny encoder for them."""
     source = real.folder / CAPTIONS
     entries = real.split("train")
-    lines = [json.dumps({"file": entry.path, "caption": entry.caption}) for entry in entries]
-    write_text(source, "\n".join(lines) + "\n")
+    write_json_lines(source, [{"file": e.path, "caption": e.caption} for e in entries])
     encoder = real.folder.parent / f"{name}_encoder"
     make_tiny_encoder(encoder, [entry.caption for entry in entries], width=width)
     run_prep_captions(

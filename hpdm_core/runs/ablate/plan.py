@@ -87,8 +87,7 @@ class _Counted:
 
     def sampling_flops(self, trial: Trial, level: int) -> float:
         """Return the FLOPs of one video up to a level, with the row's own tiles."""
-        changed = trial.recipe.sampling.model_copy(update=trial.row.sampling)
-        recipe = trial.recipe.model_copy(update={"sampling": changed})
+        recipe = trial.recipe.with_fields("sampling", trial.row.sampling)
         rows = describe_sampling(recipe, build_sampling(recipe))[: level + 1]
         blocks = self.of(recipe)["levels"]
         return sum(

@@ -9,7 +9,6 @@ Axis legend: `b` batch, `c` channels, `t h w` video.
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from hpdm_core.build import (
     describe,
 )
 from hpdm_core.device import autocast, available_memory, set_precision
-from hpdm_core.geometry.pyramid import sample_offsets
+from hpdm_core.geometry.patches import draw_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train.fit import BYTES_PER_PARAMETER, fit_micro_batch
@@ -154,23 +153,20 @@ def with_some_classes(recipe: Recipe) -> Recipe:
     model = recipe.model
     if model.conditioning != "class" or model.num_classes is not None:
         return recipe
-    return recipe.model_copy(update={"model": model.model_copy(update={"num_classes": 1})})
+    return recipe.with_fields("model", {"num_classes": 1})
 
 
 def random_batch(recipe: Recipe, size: int) -> PatchBatch:
     """Return a batch of random patches at random nested places."""
-    pyramid, rng = recipe.pyramid.build(), np.random.default_rng(0)
-    shape, kind = (size, 3, *pyramid.patch), recipe.model.conditioning
+    pyramid, kind = recipe.pyramid.build(), recipe.model.conditioning
     width = recipe.model.condition_width
     text = torch.randn(size, COUNTED_TEXT_TOKENS, width) if kind == "text" else None
     mask = torch.ones(size, COUNTED_TEXT_TOKENS, dtype=torch.bool) if kind == "text" else None
     labels = torch.zeros(size, dtype=torch.int64) if kind == "class" else None
     return PatchBatch(
-        patches=tuple(torch.rand(shape) * 2 - 1 for _ in pyramid.levels),
-        offsets=torch.from_numpy(np.stack([sample_offsets(pyramid, rng) for _ in range(size)])),
+        patches=tuple(torch.rand(size, 3, *pyramid.patch) * 2 - 1 for _ in pyramid.levels),
+        offsets=draw_offsets(pyramid, size),
         condition=Condition(labels=labels, text=text, text_mask=mask),
-        indices=torch.arange(size),
-        keys=("random",) * size,
     )
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.atomic import write_text
+from hpdm_core.files import append_line, read_whole_lines, write_text
 from hpdm_core.progress import NoProgress, Progress, process_rank
 from hpdm_core.reports import html, tables
 from hpdm_core.reports.ablations import ScaleName, Table, choose_rows, load_table
 from hpdm_core.reports.findings import judge
-from hpdm_core.reports.results import Results, append_line, collect, read_lines
+from hpdm_core.reports.results import Results, collect
 from hpdm_core.runs.ablate.data import prepare
 from hpdm_core.runs.ablate.plan import plan_table
 from hpdm_core.runs.ablate.trial import TrialRunner
@@ -102,7 +102,7 @@ class ResultsFile:
     ) -> None:
         self._table, self._name, self._scale = table, name, scale
         self._keys, self.folder = keys, folder
-        self._lines = read_lines(folder / LINES)
+        self._lines = read_whole_lines(folder / LINES)
 
     @property
     def done(self) -> set[str]:
@@ -123,7 +123,7 @@ class ResultsFile:
         """Write the table as Markdown, LaTeX and HTML; each file atomically."""
         if process_rank() != 0:
             return
-        self._lines = read_lines(self.folder / LINES)
+        self._lines = read_whole_lines(self.folder / LINES)
         results, folder = self.collected(), self.folder
         clips = [
             html.Clip(row=line["row"], caption=video["caption"], path=folder / video["file"])

@@ -2,9 +2,9 @@
 
 import logging
 import platform
+import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.build import describe
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.video_io import write_mp4
 from hpdm_core.device import device_name, resolve_device
+from hpdm_core.errors import MetricError
 from hpdm_core.pipeline.pipeline import Pipeline
+from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import Progress, process_rank
+from hpdm_core.recipe.load import recipe_from_yaml, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.reports.ablations import Column, Scale, Table, protocol_of
-from hpdm_core.runs.ablate.model import open_row, write_clips
+from hpdm_core.records import NO_CLASS
+from hpdm_core.reports.ablations import Column, Overrides, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
 from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.run import run_eval_fvd
@@ -123,11 +128,8 @@ class TrialRunner:
             seed=trial.sampling_seed,
             force=self.scale.force,
             progress=self.progress,
-            load_model=self._opener(trial),
+            load_model=lambda _, device: open_row(trial, device),
         )
-
-    def _opener(self, trial: Trial) -> Callable[[str, torch.device], Pipeline]:
-        return lambda ref, device: open_row(trial, device)
 
     def _step(self, recipe: Recipe, column: Column) -> dict[str, Any]:
         device = resolve_device(self.device)
@@ -136,13 +138,61 @@ class TrialRunner:
         return measure_speed(recipe, device, batches=self.scale.batches, rounds=self.scale.rounds)
 
     def _videos(self, trial: Trial) -> list[dict[str, str]]:
-        wanted = self.scale.videos and trial.folder is not None and trial.seed == self.first_seed
+        """Generate a row's videos for the report; rows of a table share seeds and classes."""
+        num = self.scale.videos
+        wanted = num and trial.folder is not None and trial.seed == self.first_seed
         if not wanted or process_rank() != 0:
             return []
-        model = open_row(trial, resolve_device(self.device))
-        fps = trial.recipe.sampling.fps
-        clips = write_clips(trial, model, self.folder / VIDEOS, num=self.scale.videos, fps=fps)
-        return [{"caption": clip.caption, "file": f"{VIDEOS}/{clip.path.name}"} for clip in clips]
+        pipeline = open_row(trial, resolve_device(self.device))
+        classes, drawn = pipeline.classes, []
+        for i in range(num):
+            seed = trial.sampling_seed + i
+            label = i * max(1, len(classes) // num) % len(classes) if classes else NO_CLASS
+            video = to_uint8(pipeline.sample([seed], pipeline.condition_of([label])))[0].numpy()
+            file = f"{VIDEOS}/{trial.row.key}_{seed}.mp4"
+            write_mp4(self.folder / file, video, trial.recipe.sampling.fps, threads=1)
+            shows = classes[label] if classes else "video"
+            drawn.append({"caption": f"{shows}, seed {seed}", "file": file})
+        return drawn
+
+
+def open_row(trial: Trial, device: torch.device) -> Pipeline:
+    """Return the model of a trial's row.
+
+    Raises:
+        CheckpointError: there is none.
+        MetricError: it is conditioned on text, and the real data has no classes to name.
+    """
+    pipeline = Pipeline.from_pretrained(trial.checkpoint, device=device)
+    pipeline = replace(
+        pipeline,
+        recipe=_resampled(pipeline.recipe, trial.row.sampling),
+        num_levels=None if trial.row.level is None else trial.row.level + 1,
+    )
+    if pipeline.recipe.model.conditioning != "text":
+        return pipeline
+    classes = open_dataset(trial.real.parent, trial.real.name).classes
+    if not classes:
+        raise MetricError(
+            f"{trial.real} has no classes, whose names would be the prompts",
+            remedy="prepare UCF-101: `hpdm prep ucf101 ./data`",
+        )
+    prompts = tuple(in_words(name) for name in classes)
+    return replace(pipeline, classes=tuple(classes), class_prompts=prompts)
+
+
+def in_words(class_name: str) -> str:
+    """Turn a class's name into a prompt: ApplyEyeMakeup becomes 'apply eye makeup'."""
+    parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+", class_name)
+    return " ".join(parts).lower()
+
+
+def _resampled(recipe: Recipe, changes: Overrides) -> Recipe:
+    if not changes:
+        return recipe
+    # Read again: copies are not checked.
+    changed = recipe_to_yaml(recipe.with_fields("sampling", changes))
+    return recipe_from_yaml(changed, f"recipe {recipe.name} with {changes}")
 
 
 def machine(device: str) -> dict[str, Any]:

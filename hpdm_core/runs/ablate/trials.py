@@ -4,12 +4,11 @@ The key hashes everything that the trial's figures depend on except machine and 
 line of rows.jsonl with the same key is reused.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpdm_core.errors import RecipeError
+from hpdm_core.files import json_sha256
 from hpdm_core.recipe.load import load_recipe, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.reports.ablations import Row, Scale, Table, protocol_of, recipe_of
@@ -105,8 +104,7 @@ def run_folder(recipe: Recipe) -> Path:
         shown.pop(name)
     for name in ("root", "workers", "memory_cache_gb"):
         shown["data"].pop(name)
-    digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
-    return RUNS / f"{recipe.name}-{digest[:10]}"
+    return RUNS / f"{recipe.name}-{json_sha256(shown)[:10]}"
 
 
 def _check_part(row: Row, recipe: Recipe) -> None:
@@ -152,5 +150,4 @@ def _key(
         "timing": [scale.batches, scale.rounds],
         "videos": scale.videos,
     }
-    text = json.dumps(everything, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_sha256(everything)[:16]

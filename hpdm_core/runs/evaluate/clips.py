@@ -21,8 +21,8 @@ from hpdm_core.data.pool import usable_cores
 from hpdm_core.data.resample import Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader, decode_sequential
 from hpdm_core.errors import DataError, MetricError
+from hpdm_core.files import sha256_of
 from hpdm_core.metrics.extract import Skipped
-from hpdm_core.metrics.weights import sha256_of
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8

@@ -3,15 +3,13 @@
 Axis legend: `t h w` frames, rows, columns.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hpdm_core.errors import MetricError
+from hpdm_core.files import json_sha256
 from hpdm_core.metrics.extract import ClipSource
 from hpdm_core.metrics.protocols import EXAMPLES, MIN_VIDEOS, Protocol, parse_protocol
 from hpdm_core.metrics.store import CHUNK
@@ -216,7 +214,7 @@ def _generated(
         "frames": frames,
         "stride": protocol.stride,
         # Label i depends on how often each class occurs in the real data.
-        "labels": _digest(sorted(str(name) for name in real_classes) if known else []),
+        "labels": json_sha256(sorted(str(name) for name in real_classes) if known else []),
     }
     clips = GeneratedClips(
         pipeline=model,
@@ -294,7 +292,3 @@ def _too_few(name: str, count: int) -> MetricError:
         remedy="the distance grows as videos get fewer; with --force it is computed all the same, "
         "and an estimate of its bias is printed beside it",
     )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

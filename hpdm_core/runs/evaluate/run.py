@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from hpdm_core import __version__
-from hpdm_core.data.atomic import write_text
 from hpdm_core.errors import MetricError
+from hpdm_core.files import write_text
 from hpdm_core.metrics.extract import extract
 from hpdm_core.metrics.load import (
     Metric,

@@ -133,14 +133,14 @@ def _doubts(figure: Mapping[str, Any]) -> list[str]:
 
 
 def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> dict[str, Any]:
-    score = inception_score(fakes.outputs, num_splits=NUM_SPLITS)
+    mean, std = inception_score(fakes.outputs, num_splits=NUM_SPLITS)
     figure = {
         "metric": metric.name,
         "name": metric.title,
-        "value": score.mean,
-        "std": score.std,
-        "num_splits": score.num_splits,
-        "num_fakes": score.num_samples,
+        "value": mean,
+        "std": std,
+        "num_splits": NUM_SPLITS,
+        "num_fakes": len(fakes.outputs),
     }
     accuracy = _accuracy(metric, fakes, classes)
     return figure if accuracy is None else figure | {"named_right": accuracy}

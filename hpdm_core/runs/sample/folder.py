@@ -5,9 +5,9 @@ the missing ones.
 """
 
 import errno
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageSequence
 
-from hpdm_core.data.atomic import atomic_path, remove_partials, write_text
+from hpdm_core.data.dataset import write_json_lines
 from hpdm_core.data.pictures import contact_sheet, video_grid, write_webp
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.errors import HpdmError
+from hpdm_core.files import append_line, atomic_path, read_whole_lines, remove_partials
+from hpdm_core.locks import lock_folder
 from hpdm_core.pipeline.conditions import Request
 from hpdm_core.pipeline.videos import WRITERS
 
@@ -45,11 +47,13 @@ class SampleStore:
     settings: dict
     rank: int
 
-    def open(self) -> None:
-        """Make the folder.
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the folder, and keep other commands out of it until the block ends.
 
         Raises:
-            HpdmError: it holds videos of other settings, or an unknown format is asked for.
+            HpdmError: it holds videos of other settings, another command writes to it, or an
+                unknown format is asked for.
         """
         unknown = [name for name in self.formats if name not in WRITERS]
         if unknown or not self.formats:
@@ -65,21 +69,18 @@ class SampleStore:
                     expected="a new or empty folder",
                     remedy="give another --out",
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.rank == 0:
+        if self.rank > 0:
+            yield
+            return
+        remedy = "wait for it, stop it, or give another --out"
+        with lock_folder(self.folder, doing="sampling into", remedy=remedy):
             remove_partials(self.folder)
-            self._mend()
+            yield
 
     def lines(self) -> list[dict]:
         """Return the finished videos' lines of all processes, without a partial last line."""
-        lines = []
-        for path in sorted(self.folder.glob("samples*.jsonl")):
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except json.JSONDecodeError:
-                    continue
-        return lines
+        paths = sorted(self.folder.glob("samples*.jsonl"))
+        return [line for path in paths for line in read_whole_lines(path)]
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
         """Return the requests whose video is missing."""
@@ -109,18 +110,18 @@ class SampleStore:
             for ending, other in extra.items():
                 write_mp4(self.folder / f"{request.stem}_{ending}.mp4", other, self.fps)
                 files.append(f"{request.stem}_{ending}.mp4")
-            self._append(
-                {
-                    "index": request.index,
-                    "seed": request.seed,
-                    "label": request.label,
-                    "class": request.class_name,
-                    "prompt": request.prompt,
-                    "file": files[0],
-                    "files": files,
-                    "settings": self.settings,
-                }
-            )
+            line = {
+                "index": request.index,
+                "seed": request.seed,
+                "label": request.label,
+                "class": request.class_name,
+                "prompt": request.prompt,
+                "file": files[0],
+                "files": files,
+                "settings": self.settings,
+            }
+            name = LINES if self.rank == 0 else f"samples-{self.rank}.jsonl"
+            append_line(self.folder / name, line)
         except OSError as error:
             full = error.errno == errno.ENOSPC
             raise HpdmError(
@@ -129,12 +130,11 @@ class SampleStore:
                 remedy="what was finished is kept: free space and run the same command again",
             ) from error
 
-    def finish(self, requests: Sequence[Request]) -> Path:
+    def finish(self, requests: Sequence[Request]) -> None:
         """Join all processes' lines in order; draw the contact sheet and the preview."""
         wanted = {(r.index, r.seed) for r in requests}
         by_place = {(line["index"], line["seed"]): line for line in self.lines()}
-        ordered = [json.dumps(by_place[place]) for place in sorted(by_place)]
-        write_text(self.folder / LINES, "\n".join(ordered) + "\n")
+        write_json_lines(self.folder / LINES, [by_place[place] for place in sorted(by_place)])
         for path in self.folder.glob("samples-*.jsonl"):
             path.unlink()
         shown = [by_place[place] for place in sorted(wanted & by_place.keys())][:MAX_IN_SHEET]
@@ -145,20 +145,6 @@ class SampleStore:
         columns = math.ceil(math.sqrt(len(videos)))
         grid = video_grid(np.stack(videos), columns=columns, min_height=PREVIEW_HEIGHT)
         write_webp(self.folder / PREVIEW, grid, self.fps)
-        return self.folder / SHEET
-
-    def _mend(self) -> None:
-        """Terminate a partial last line of a killed process."""
-        for path in self.folder.glob("samples*.jsonl"):
-            text = path.read_text(encoding="utf-8")
-            if text and not text.endswith("\n"):
-                write_text(path, text[: text.rfind("\n") + 1])
-
-    def _append(self, line: dict) -> None:
-        name = LINES if self.rank == 0 else f"samples-{self.rank}.jsonl"
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
 
 
 def free_folder(name: str, settings: dict) -> Path:

@@ -28,9 +28,8 @@ from hpdm_core.pipeline.plan import (
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
-from hpdm_core.runs.sample.folder import LINES, PREVIEW, SampleStore, free_folder
-from hpdm_core.runs.sample.options import SampleOptions
-from hpdm_core.runs.sample.requests import requests_of
+from hpdm_core.runs.sample.folder import LINES, PREVIEW, SHEET, SampleStore, free_folder
+from hpdm_core.runs.sample.options import SampleOptions, requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
 logger = logging.getLogger("hpdm.runs")
@@ -117,7 +116,23 @@ class SampleJob:
         """Generate missing videos and return the summary."""
         began = time.monotonic()
         conditions = self.pipeline.conditions(requests, text_encoder=self.options.text_encoder)
-        store = self._open_store()
+        store = self._store()
+        with store.opened():
+            made = self._fill(store, requests, conditions)
+        return {
+            "out": str(store.folder),
+            "videos": len(requests),
+            "made": made,
+            "contact_sheet": str(store.folder / SHEET),
+            "preview": str(store.folder / PREVIEW),
+            "list": str(store.folder / LINES),
+            "checkpoint": str(self.pipeline.path),
+            "settings": store.settings,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _fill(self, store: SampleStore, requests: list[Request], conditions: Conditions) -> int:
+        """Make the videos that are missing; return how many they were."""
         missing = store.missing(requests)
         resources = self.options.resources(self._tile_shard())
         sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
@@ -136,20 +151,11 @@ class SampleJob:
             self.progress.advance(len(chunk))
         self.progress.stop()
         self.parallel.barrier()
-        sheet = store.finish(requests) if self.parallel.is_main else None
-        return {
-            "out": str(store.folder),
-            "videos": len(requests),
-            "made": len(missing),
-            "contact_sheet": str(sheet),
-            "preview": str(store.folder / PREVIEW),
-            "list": str(store.folder / LINES),
-            "checkpoint": str(self.pipeline.path),
-            "settings": store.settings,
-            "seconds": round(time.monotonic() - began, 1),
-        }
+        if self.parallel.is_main:
+            store.finish(requests)
+        return len(missing)
 
-    def _open_store(self) -> SampleStore:
+    def _store(self) -> SampleStore:
         recorded = {
             "checkpoint": self.pipeline.path.name,
             "sha256": self.pipeline.sha256,
@@ -163,15 +169,13 @@ class SampleJob:
             "overlap": self.settings.overlap or "none",
         }
         settings = json.loads(json.dumps(recorded))  # as read back from JSON
-        store = SampleStore(
+        return SampleStore(
             folder=self.options.out or free_folder(self.pipeline.recipe.name, settings),
             formats=self.options.formats,
             fps=self.pipeline.recipe.sampling.fps,
             settings=settings,
-            rank=self.parallel.rank if self.options.shard == "videos" else 0,
+            rank=self.parallel.rank,
         )
-        store.open()
-        return store
 
     def _own_chunks(self, missing: list[Request], batch: int) -> Iterator[list[Request]]:
         """Yield this process's batches: its part of the videos, or all if tiles are sharded."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from hpdm_core.build import activation_bytes_per_video
 from hpdm_core.errors import DeviceError
+from hpdm_core.files import gigabytes
 from hpdm_core.recipe.schema import Recipe
 
 # Bytes per parameter, all float32: weights, gradients, two moments, EMA weights.
@@ -105,10 +106,10 @@ class Fit:
     def verdict(self) -> str:
         """Whether it fits, in words."""
         if self.free is None:
-            return f"needs {_gb(self.needed['total'])}; free memory is unknown"
+            return f"needs {gigabytes(self.needed['total'])}; free memory is unknown"
         if self.remedy:
             return f"does not fit: {self.remedy}"
-        return f"fits: {_gb(self.needed['total'])} of {_gb(self.free)} free"
+        return f"fits: {gigabytes(self.needed['total'])} of {gigabytes(self.free)} free"
 
     def check(self, device: str) -> None:
         """Raise if it does not fit.
@@ -121,14 +122,14 @@ class Fit:
         """
         if not self.remedy:
             return
-        needed = self.needed
+        needed = {purpose: gigabytes(size) for purpose, size in self.needed.items()}
         raise DeviceError(
             f"training with micro-batches of {self.micro_batch} does not fit into the memory that "
             f"{device} has free (estimate)",
-            got=f"{_gb(self.free)} free",
-            expected=f"{_gb(needed['total'])}: {_gb(needed['weights_and_optimizer'])} for weights, "
-            f"gradients, optimiser and EMA weights, {_gb(needed['several_devices'])} to work with "
-            f"other devices, {_gb(needed['activations'])} for activations",
+            got=f"{gigabytes(self.free)} free",
+            expected=f"{needed['total']}: {needed['weights_and_optimizer']} for weights, "
+            f"gradients, optimiser and EMA weights, {needed['several_devices']} to work with "
+            f"other devices, {needed['activations']} for activations",
             remedy=self.remedy,
         )
 
@@ -193,12 +194,6 @@ def fit_on_cards(recipe: Recipe, parameters: Mapping[str, int], *, devices: int)
     return rows
 
 
-def with_micro_batch(recipe: Recipe, micro_batch: int) -> Recipe:
-    """Return the recipe with this micro-batch."""
-    train = recipe.train.model_copy(update={"micro_batch": micro_batch})
-    return recipe.model_copy(update={"train": train})
-
-
 def equal_passes(rows: int, most: int) -> int:
     """Return how many rows a pass should have: at most `most`, and all passes equal if possible.
 
@@ -215,15 +210,10 @@ def equal_passes(rows: int, most: int) -> int:
 def _remedy(recipe: Recipe, memory: TrainingMemory, free: int) -> str:
     """Return what would make one row fit."""
     if not recipe.train.activation_checkpointing:
-        train = recipe.train.model_copy(update={"activation_checkpointing": True})
-        saving = recipe.model_copy(update={"train": train})
+        saving = recipe.with_fields("train", {"activation_checkpointing": True})
         lighter = replace(memory, activations=activation_bytes_per_video(saving))
         if lighter.largest(free):
             return "set train.activation_checkpointing=true"
     if memory.devices > 1 and memory.parallel == "fsdp":
         return "use more devices, larger ones, or a smaller model"
     return "use a smaller model, or several devices with train.parallel=fsdp"
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

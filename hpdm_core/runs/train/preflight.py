@@ -9,9 +9,11 @@ from pathlib import Path
 
 from hpdm_core.build import describe
 from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.loader import usable_entries
 from hpdm_core.data.order import ClipRules
 from hpdm_core.device import resolve_device
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
+from hpdm_core.files import gigabytes
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
@@ -23,24 +25,11 @@ logger = logging.getLogger("hpdm.runs")
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
 # what the network learns, except that more steps stretch a cosine schedule.
 RESUMABLE = {
-    "name",
-    "description",
-    "data.root",
-    "data.workers",
-    "data.memory_cache_gb",
-    "train.steps",
-    "train.micro_batch",
-    "train.compile",
-    "train.activation_checkpointing",
-    "train.parallel",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.preview_every",
-    "train.preview_videos",
-    "train.tensorboard",
-    "train.wandb",
-}
+    "name", "description", "data.root", "data.workers", "data.memory_cache_gb", "train.steps",
+    "train.micro_batch", "train.compile", "train.activation_checkpointing", "train.parallel",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.preview_every",
+    "train.preview_videos", "train.tensorboard", "train.wandb",
+}  # fmt: skip
 # Bytes per parameter of a checkpoint, all float32: weights, two moments, EMA weights.
 BYTES_PER_SAVED_PARAMETER = 16
 
@@ -58,8 +47,7 @@ def plan_of_run(
         notes.append(str(error))
         if recipe.model.conditioning == "class" and recipe.model.num_classes is None:
             notes.append("counted with one class")
-            model = recipe.model.model_copy(update={"num_classes": 1})
-            recipe = recipe.model_copy(update={"model": model})
+            recipe = recipe.with_fields("model", {"num_classes": 1})
     figures = describe(recipe)
     world_size = num_processes()
     parameters = figures["parameters"]
@@ -110,8 +98,7 @@ def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
         )
     if number is not None:
         return recipe
-    model = recipe.model.model_copy(update={"num_classes": len(dataset.classes)})
-    return recipe.model_copy(update={"model": model})
+    return recipe.with_fields("model", {"num_classes": len(dataset.classes)})
 
 
 def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
@@ -162,14 +149,8 @@ def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
         flip=data.flip,
         image_fraction=data.image_fraction,
     )
-    usable = [entry for entry in entries if rules.usable(entry)]
+    usable = usable_entries(dataset, data.split, rules)
     short = len(entries) - len(usable)
-    if not usable:
-        raise DataError(
-            f"0 of {len(entries)} videos of {dataset.folder} can be used: {short} too short",
-            expected=f"at least {rules.span} frames",
-            remedy="set data.short_clips=loop or hold, or a smaller data.frame_stride",
-        )
     if short or len(usable) < recipe.train.batch_size:
         logger.info("%d of %d videos usable, %d too short", len(usable), len(entries), short)
     if len(usable) < recipe.train.batch_size:
@@ -204,8 +185,8 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
     if free < needed:
         raise CheckpointError(
             f"too little space for checkpoints in {out}",
-            got=f"{_gb(free)} free",
-            expected=f"{_gb(needed)} ({_gb(each)} each)",
+            got=f"{gigabytes(free)} free",
+            expected=f"{gigabytes(needed)} ({gigabytes(each)} each)",
             remedy="free space, lower train.keep_checkpoints, or give --out on a larger disk",
         )
 
@@ -226,7 +207,3 @@ def _flat(recipe: Recipe) -> dict[str, object]:
         else:
             flat[section] = value
     return flat
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -3,13 +3,10 @@
 Run again, the same command resumes from the newest intact checkpoint.
 """
 
-import fcntl
 import json
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +24,14 @@ from hpdm_core.build import (
 from hpdm_core.data.dataset import VideoDataset, open_dataset
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.device import device_name, set_precision
-from hpdm_core.errors import DeviceError, HpdmError
+from hpdm_core.errors import DeviceError
+from hpdm_core.files import write_text
+from hpdm_core.locks import lock_folder
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
-from hpdm_core.runs.train.fit import fit_micro_batch, with_micro_batch
+from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.runs.train.preview import make_preview
 from hpdm_core.runs.train.warm_start import WarmStart, plan_warm_start
 from hpdm_core.seeds import derive_seed
@@ -91,14 +90,10 @@ def run_train(
             logger.info("resuming %s: %s is not read again", out, init_from)
         elif init_from is not None:  # checked before the run's folder is created
             start = plan_warm_start(init_from, recipe, classes=dataset.classes)
-        with _locked(out, parallel):
-            run = Run(
-                recipe=recipe,
-                dataset=dataset,
-                out=out,
-                parallel=parallel,
-                progress=progress,
-            )
+        remedy = "wait for it, stop it, or give another --out"
+        lock = lock_folder(out, doing="training into", remedy=remedy)
+        run = Run(recipe=recipe, dataset=dataset, out=out, parallel=parallel, progress=progress)
+        with lock if parallel.is_main else nullcontext():
             return run.train(start)
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
@@ -145,7 +140,7 @@ class Run:
         if resumed is None and warm_start is not None:
             taken = self._take_over(warm_start, state)
         if self.parallel.is_main:
-            _write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
+            write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
         telemetry = self._telemetry(start)
         loader = build_loader(
             self.recipe,
@@ -184,7 +179,7 @@ class Run:
             logger.info(line)
         summary = warm_start.summary()
         if self.parallel.is_main:
-            _write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
+            write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
         return summary
 
     def _loop(
@@ -196,7 +191,7 @@ class Run:
         *,
         micro_batch: int,
     ) -> Path:
-        recipe = with_micro_batch(self.recipe, micro_batch)
+        recipe = self.recipe.with_fields("train", {"micro_batch": micro_batch})
         title, steps = f"training {self.recipe.name}", self.recipe.train.steps
         self.progress.start(title, steps, done=state.step)
         return train(
@@ -314,27 +309,3 @@ def plan_from(recipe: Recipe) -> Plan:
         checkpoint_every=settings.checkpoint_every,
         preview_every=settings.preview_every,
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    partial_path.write_text(text)
-    os.replace(partial_path, path)
-
-
-@contextmanager
-def _locked(out: Path, parallel: Parallel) -> Iterator[None]:
-    """Keep other commands from training into the same folder; a killed one leaves no lock."""
-    if not parallel.is_main:
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HpdmError(
-                f"another command is training into {out}",
-                remedy="wait for it, stop it, or give another --out",
-            ) from None
-        yield

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpdm_core.data.atomic import atomic_path
 from hpdm_core.data.pictures import contact_sheet, video_grid, write_gif, write_png, write_webp
 from hpdm_core.data.video_io import (
     GOP,
@@ -18,6 +17,7 @@ from hpdm_core.data.video_io import (
     write_mp4,
 )
 from hpdm_core.errors import DataError
+from hpdm_core.files import atomic_path
 
 from .conftest import smooth_video
 

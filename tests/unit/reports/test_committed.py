@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from hpdm_core.files import read_whole_lines
 from hpdm_core.reports import tables
 from hpdm_core.reports.ablations import choose_rows, load_table
-from hpdm_core.reports.results import collect, read_lines
+from hpdm_core.reports.results import collect
 from hpdm_core.runs.ablate.trials import make_trials
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
@@ -19,7 +20,7 @@ def test_committed_results_are_current_and_whole(name):
     table = load_table(name)
     settings = table.scales["tiny"]
     trials = make_trials(table, settings, choose_rows(table, settings, []), seed=0)
-    lines = read_lines(folder / "rows.jsonl")
+    lines = read_whole_lines(folder / "rows.jsonl")
     assert {line["key"] for line in lines} == {trial.key for trial in trials}
     assert len(lines) == len(trials)
     assert all(line["machine"]["processor"] for line in lines)

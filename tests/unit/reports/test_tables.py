@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from hpdm_core.files import append_line, read_whole_lines
 from hpdm_core.reports.ablations import load_table
-from hpdm_core.reports.results import append_line, collect, read_lines
+from hpdm_core.reports.results import collect
 from hpdm_core.reports.tables import latex, markdown, notices, number, provenance, show
 from tests.unit.reports.made_up import BUNDLED, line, results_of, score
 
@@ -102,7 +103,7 @@ def test_a_torn_line_is_passed_over_and_ended(tmp_path):
     with path.open("a") as file:
         file.write('{"key": "b", "fig')
     append_line(path, {"key": "c"})
-    assert read_lines(path) == [{"key": "a"}, {"key": "c"}]
+    assert read_whole_lines(path) == [{"key": "a"}, {"key": "c"}]
 
 
 def test_latex_has_a_line_per_row_and_no_bare_signs():

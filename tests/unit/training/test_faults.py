@@ -91,7 +91,7 @@ def test_twenty_kills_at_random_points(tmp_path, untouched):
     raise AssertionError(f"only {total} kills fell into a run")
 
 
-@pytest.mark.parametrize("point", ["_flush", "write_tensors", "prune", "_checksum"])
+@pytest.mark.parametrize("point", ["_flush", "write_tensors", "prune", "json_sha256"])
 def test_death_at_the_worst_moments_of_saving(tmp_path, monkeypatch, point, untouched):
     """Die inside each part of saving, as kill -9 would, by leaving without any clean-up."""
     calls = [0]

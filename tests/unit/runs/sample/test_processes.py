@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpdm_core.data.video_io import decode_sequential
+from hpdm_core.locks import LOCK
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -57,7 +58,7 @@ def test_killed_three_times_it_ends_with_exactly_the_videos_asked_for(make_weigh
     assert sorted(killed) == list(range(40))
     assert all(np.array_equal(killed[seed], whole[seed]) for seed in whole)
     assert len(list(tmp_path.glob("killed/*.mp4"))) == 40
-    assert not list(tmp_path.glob("killed/.*"))
+    assert [path.name for path in tmp_path.glob("killed/.*")] == [LOCK]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hpdm_core.data import video_io
 from hpdm_core.errors import CheckpointError, HpdmError
+from hpdm_core.locks import LOCK, lock_folder
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.pretrained import newest_run
 from hpdm_core.recipe.load import load_recipe
@@ -95,6 +96,14 @@ def test_videos_of_other_settings_are_not_mixed(sample):
     sample(num=1)
     with pytest.raises(HpdmError, match=r"holds videos of other settings.*--out"):
         sample(num=1, overlap="none")
+
+
+def test_two_commands_do_not_sample_into_one_folder(sample, tmp_path):
+    with lock_folder(tmp_path / "out", doing="sampling into", remedy="wait"):
+        with pytest.raises(HpdmError, match=r"another command is sampling into .*out; .*--out"):
+            sample(num=1)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+    assert sample(num=1)["made"] == 1
 
 
 def test_the_default_folder_is_free_or_holds_the_same_settings(sample, tmp_path, monkeypatch):
