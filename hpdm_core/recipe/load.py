@@ -5,6 +5,7 @@ A recipe is a file, or the name of one that is shipped with the package. `name` 
 """
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from hpdm_core.recipe.yaml_tree import (
     parse,
     parse_scalar,
 )
+
+log = logging.getLogger("hpdm.recipe")
 
 _OWN = ("name", "description")
 # The folder beside the recipes with the tables of the paper (hpdm_core.reports).
@@ -73,7 +76,10 @@ def recipe_from_yaml(text: str, source: str) -> Recipe:
 
 
 def find_recipe(ref: str | Path) -> Path:
-    """Resolve a path or a shipped recipe's name to a file."""
+    """Resolve a path or a shipped recipe's name to a file.
+
+    `recipes/NAME.yaml` takes the shipped recipe where no such file exists.
+    """
     path = Path(ref)
     tables = {file.stem: file for file in shipped_tables()}
     # The user's own recipe may have a table's name.
@@ -87,6 +93,9 @@ def find_recipe(ref: str | Path) -> Path:
     bare = path.parent == Path(".") and path.suffix not in (".yaml", ".yml")
     if bare and path.name in shipped:
         return shipped[path.name]
+    if path.parent == Path("recipes") and path.suffix == ".yaml" and path.stem in shipped:
+        log.info("no file %s here; taking the shipped recipe %s", path, path.stem)
+        return shipped[path.stem]
     if os.path.isdir(path):
         raise RecipeError(f"{ref} is a folder", expected="a recipe, a .yaml file")
     close = difflib.get_close_matches(path.stem, shipped, n=1)

@@ -262,6 +262,17 @@ def test_absent_recipes_are_named_with_the_nearest(tmp_path):
     assert "is a folder" in _mistakes(tmp_path)
     assert "did you mean the shipped recipe hpdm_s?" in _mistakes("hpdm-s")
     assert "called by its bare name: hpdm_s" in _mistakes("elsewhere/hpdm_s.yaml")
+
+
+def test_a_path_as_in_a_checkout_takes_the_shipped_recipe_anywhere(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        assert load_recipe("recipes/hpdm_s.yaml") == load_recipe("hpdm_s")
+    assert "no file recipes/hpdm_s.yaml here; taking the shipped recipe hpdm_s" in caplog.text
+    own = tmp_path / "recipes" / "hpdm_s.yaml"
+    own.parent.mkdir()
+    own.write_text("extends: hpdm_m\n")
+    assert load_recipe("recipes/hpdm_s.yaml").model == load_recipe("hpdm_m").model
     assert "shipped recipes: " in _mistakes("qqqqqq")
 
 
