@@ -151,18 +151,17 @@ def _sample_level(
         )
         return lambda x, sigma: whole(x.float(), sigma).to(x.dtype)
 
-    estimate = guided(
-        tiled(condition, "conditional"),
-        tiled(condition.dropped(), "unconditional"),
-        settings.guidance,
-    )
+    estimate = tiled(condition, "conditional")
+    if settings.guidance.scale != 1.0:
+        without = tiled(condition.dropped(), "unconditional")
+        estimate = guided(estimate, without, settings.guidance)
+    solver, calls = settings.solvers[level], solver_calls(settings, level)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         denoised = estimate(x, sigma)
-        work.advance(level, solver_calls(settings, level))
+        work.advance(level, calls)
         return denoised.clamp(-1, 1) if settings.clip_denoised else denoised
 
-    solver = settings.solvers[level]
     generators = [_generator(seed, "level", level) for seed in seeds]
     shape = (len(seeds), CHANNELS, *pyramid.levels[level])
     # As in EDM the solver's state is float64: rounding errors at high noise would persist.
