@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from hpdm_core.data.dataset import Kind
 from hpdm_core.data.faults import Problem
 from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
-from hpdm_core.data.video_io import CRF, GOP
+from hpdm_core.data.video_io import CRF, GOP, write_mp4
 from hpdm_core.names import short_name
 
 VIDEOS = "videos"
@@ -107,6 +109,17 @@ class DecodingOptions:
                 known_sha256=job.known_sha256,
             )
         )
+
+
+def write_rendered(
+    job: Job, frames: np.ndarray, *, caption: str, fps: float, crf: int
+) -> Transcoded:
+    """Write the canonical video of a job that renders its frames, (t, h, w, 3) uint8."""
+    write_mp4(job.target, frames, fps, crf=crf, threads=1)
+    num_frames, height, width = frames.shape[:3]
+    return Transcoded(
+        num_frames=num_frames, fps=fps, height=height, width=width, sha256="", caption=caption
+    )
 
 
 def targets(videos: Sequence[SourceVideo]) -> dict[str, str]:

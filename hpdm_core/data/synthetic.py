@@ -5,10 +5,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.plan import Job, Plan, SourceVideo
+from hpdm_core.data.plan import Job, Plan, SourceVideo, write_rendered
 from hpdm_core.data.shapes import SHAPE_CLASSES, ShapeVideo, render
 from hpdm_core.data.transcode import Transcoded
-from hpdm_core.data.video_io import write_mp4
 from hpdm_core.seeds import derive_seed
 
 FPS = 12.5
@@ -36,14 +35,8 @@ class RenderOptions:
 
     def __call__(self, job: Job) -> Transcoded:
         video = self.draw(int(job.video.name.rpartition("-")[2]))
-        write_mp4(job.target, video.frames, FPS, crf=SHAPES_CRF, threads=1)
-        return Transcoded(
-            num_frames=self.frames,
-            fps=FPS,
-            height=self.size,
-            width=self.size,
-            sha256="",
-            caption=video.caption,
+        return write_rendered(
+            job, video.frames, caption=video.caption, fps=FPS, crf=SHAPES_CRF
         )
 
     def draw(self, index: int) -> ShapeVideo:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hpdm_core.data.plan import Job, Plan, SourceVideo
+from hpdm_core.data.plan import Job, Plan, SourceVideo, write_rendered
 from hpdm_core.data.transcode import Transcoded
-from hpdm_core.data.video_io import write_mp4
 from hpdm_core.data.walk_path import draw_path
 from hpdm_core.data.walk_render import (
     MAX_SIZE,
@@ -78,15 +77,7 @@ class WalkOptions:
     def __call__(self, job: Job) -> Transcoded:
         scene, _, number = job.video.name.rpartition("-")
         walk = self.draw(scene, int(number))
-        write_mp4(job.target, walk.frames, FPS, crf=WALKS_CRF, threads=1)
-        return Transcoded(
-            num_frames=self.frames,
-            fps=FPS,
-            height=self.size,
-            width=self.size,
-            sha256="",
-            caption=walk.caption,
-        )
+        return write_rendered(job, walk.frames, caption=walk.caption, fps=FPS, crf=WALKS_CRF)
 
     def draw(self, scene: str, number: int) -> Walk:
         """Render walk `number` of a scene; the same arguments give the same pixels."""
