@@ -97,8 +97,9 @@ def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) 
     videos = sample(model, options.samples)
     pictures = options.out / "pictures"
     pictures.mkdir(exist_ok=True)
-    names = [f"seed {k}" for k in range(9)]
-    contact_sheet(list(videos[:9]), names).save(pictures / f"{name}.png")
+    shown = list(videos[:9])
+    names = [f"seed {k}" for k in range(len(shown))]
+    contact_sheet(shown, names).save(pictures / f"{name}.png")
     return {
         "overrides": overrides,
         "seed": seed,
