@@ -21,7 +21,7 @@ from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.cost import kept_numbers, level_flops, tile_numbers
 from hpdm_core.model.hpdm import HPDM
-from hpdm_core.recipe.schema import OptimRecipe, Recipe
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.lr import learning_rate
 from hpdm_core.training.muon import Muon, muon_groups
@@ -85,11 +85,14 @@ def build_denoiser(recipe: Recipe, network: HPDM) -> LevelDenoiser:
     return LevelDenoiser(network=network, preconditioning=build_preconditioning(recipe))
 
 
-def build_optimizer(network: nn.Module, optim: OptimRecipe) -> Optimizer:
+def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """Build the recipe's optimiser over a network's parameters, whole or sharded."""
+    optim = recipe.optim
     if optim.name == "muon":
         groups = muon_groups(network, weight_decay=optim.weight_decay)
-        return Muon(groups, optim.lr, betas=optim.betas)
+        half = recipe.train.precision == "bf16"
+        cpu_dtype = torch.bfloat16 if half else torch.float32
+        return Muon(groups, optim.lr, betas=optim.betas, cpu_dtype=cpu_dtype)
     groups = parameter_groups(network, weight_decay=optim.weight_decay)
     if optim.name == "lamb":
         return Lamb(groups, optim.lr, betas=optim.betas)

@@ -31,8 +31,8 @@ class Muon(Optimizer):
     x = (1 - lr weight_decay) x - 0.2 sqrt(max(rows, columns)) lr u
 
     The factor gives the update the root mean square of AdamW's (Liu et al. 2025), so that both
-    share `lr`. Newton-Schulz runs in bfloat16 on CUDA, as torch's does, and in float32 on CPUs, of
-    which many compute bfloat16 slowly.
+    share `lr`. Newton-Schulz runs in bfloat16 on CUDA, as torch's does; on CPUs, of which many
+    compute bfloat16 slowly, in `cpu_dtype`.
 
     Args:
         groups: from `muon_groups`; tensors of groups with `use_muon=True` have two axes.
@@ -40,6 +40,7 @@ class Muon(Optimizer):
         betas: decay of AdamW's moments.
         eps: added to the root of AdamW's second moment.
         momentum: decay of Muon's (Nesterov) momentum.
+        cpu_dtype: of Newton-Schulz iterations on a CPU.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         momentum: float = 0.95,
+        cpu_dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._cpu_dtype = cpu_dtype
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -82,7 +85,7 @@ class Muon(Optimizer):
         buffers = local_all(self.state[param]["momentum_buffer"] for param in params)
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])
-        dtype = torch.bfloat16 if weights[0].is_cuda else torch.float32
+        dtype = torch.bfloat16 if weights[0].is_cuda else self._cpu_dtype
         whole = torch.stack(
             [gathered(u.to(dtype), like=p) for u, p in zip(updates, params, strict=True)]
         )

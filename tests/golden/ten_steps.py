@@ -68,7 +68,7 @@ def ten_steps(optimizer: str) -> dict[str, list[float]]:
     state = TrainState(
         network=network,
         module=network,
-        optimizer=build_optimizer(network, recipe.optim),
+        optimizer=build_optimizer(network, recipe),
         ema=Ema(network, half_life=5.0, ramp=0.5),
     )
     step = partial(

@@ -45,7 +45,7 @@ class Stepper:
         set_precision(recipe.train.precision, device=device)
         torch.manual_seed(recipe.train.seed)
         self._network = build_network(self._recipe).to(device)
-        self._optimizer = build_optimizer(self._network, recipe.optim)
+        self._optimizer = build_optimizer(self._network, recipe)
         self._diffusion = build_diffusion(self._recipe)
         self._step = 0
 

@@ -224,7 +224,7 @@ class Run:
         return TrainState(
             network=network,
             module=module,
-            optimizer=build_optimizer(network, self.recipe.optim),
+            optimizer=build_optimizer(network, self.recipe),
             ema=Ema(network, half_life=settings.ema_half_life, ramp=settings.ema_rampup_ratio),
         )
 

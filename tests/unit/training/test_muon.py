@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from hpdm_core.build import build_optimizer
-from hpdm_core.recipe.schema import OptimRecipe
+from hpdm_core.recipe.load import load_recipe
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training import muon
 from hpdm_core.training.lamb import Lamb
 from hpdm_core.training.muon import Muon, muon_groups, orthogonalise
@@ -16,8 +17,10 @@ from tests.paper.tiny import make_network
 SHAPES = [(12, 4), (4, 12), (6, 6)]
 
 
-def make_optim(name: str) -> OptimRecipe:
-    return OptimRecipe(name=name, lr=0.02, betas=(0.8, 0.95), weight_decay=0.1, warmup_steps=0)
+def make_recipe(name: str, *, precision: str = "fp32") -> Recipe:
+    optim = {"name": name, "lr": 0.02, "betas": [0.8, 0.95], "weight_decay": 0.1}
+    fields = [f"optim.{key}={value}" for key, value in optim.items()]
+    return load_recipe("small", [*fields, f"train.precision={precision}"])
 
 
 def steps_of(optimizers: list, network: nn.Module, *, grads: list[list], lrs: list[float]) -> None:
@@ -59,7 +62,7 @@ def test_ten_steps_equal_torch_s_muon_on_matrices_and_adamw_on_the_rest(stacked,
     )
     theirs = torch.optim.Muon(hidden, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     grads, lrs = make_gradients(network, count=10), [0.02 * 0.9**i for i in range(10)]
-    steps_of([build_optimizer(network, make_optim("muon"))], network, grads=grads, lrs=lrs)
+    steps_of([build_optimizer(network, make_recipe("muon"))], network, grads=grads, lrs=lrs)
     steps_of([theirs, adamw], peer, grads=grads, lrs=lrs)
     orthogonal = {name for name, p in peer.named_parameters() if any(p is q for q in hidden)}
     assert len(orthogonal) == len(hidden) > 0
@@ -130,11 +133,24 @@ def test_every_parameter_is_in_one_group_and_hidden_matrices_alone_are_orthogona
     assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.0]
 
 
+def test_bf16_training_orthogonalises_in_bf16_on_a_cpu_too():
+    """Close to float32 and not equal to it: bfloat16 keeps three digits."""
+    moved = []
+    for precision in ("fp32", "bf16"):
+        network = make_network(3)
+        recipe = make_recipe("muon", precision=precision)
+        grads, before = make_gradients(network, count=2)[:1], copy.deepcopy(network)
+        steps_of([build_optimizer(network, recipe)], network, grads=grads, lrs=[0.02])
+        pairs = zip(network.blocks.parameters(), before.blocks.parameters(), strict=True)
+        moved.append(torch.cat([(a - b).flatten() for a, b in pairs if a.ndim == 2]).detach())
+    assert 0 < (moved[0] - moved[1]).norm() / moved[0].norm() < 0.05
+
+
 def test_the_recipe_s_name_chooses_the_optimiser():
     network = make_network(2)
     kinds = {"lamb": Lamb, "adamw": torch.optim.AdamW, "muon": Muon}
     for name, kind in kinds.items():
-        optimizer = build_optimizer(network, make_optim(name))
+        optimizer = build_optimizer(network, make_recipe(name))
         assert type(optimizer) is kind
         assert {group["lr"] for group in optimizer.param_groups} == {0.02}
         assert optimizer.param_groups[-1]["betas"] == (0.8, 0.95)
