@@ -1,9 +1,8 @@
-"""The built-in data set: textured shapes that slide, fall or grow, rendered procedurally.
+"""The built-in data set: textured shapes that slide, fall, rise, grow or shrink.
 
-A class is a shape and a motion, each in one direction; colours vary, place and size a little, so
-that a small model learns them on a CPU. Shape, colour and motion show on the coarsest level; the
-objects' checkerboard of single pixels vanishes under any area mean by two, so that only a finest
-level of the rendered size can show it.
+A class is a shape and a motion; colours, positions and sizes vary. Shape, colour and motion show on
+the coarsest level; the objects' checkerboard of single pixels vanishes under any area mean by two,
+so that only a finest level of the rendered size can show it.
 
 Axis legend: `t h w` frames, rows, columns.
 """
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle")
-MOTIONS = ("sliding", "falling", "growing")
+MOTIONS = ("sliding-right", "sliding-left", "falling", "rising", "growing", "shrinking")
 SHAPE_CLASSES = tuple(f"{shape}-{motion}" for shape in SHAPES for motion in MOTIONS)
 
 TEXTURE_AMPLITUDE = 0.11
@@ -66,7 +65,7 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
         size: height and width in pixels.
     """
     rng = np.random.default_rng((seed, label))
-    shape, motion = SHAPE_CLASSES[label].split("-")
+    shape, motion = SHAPE_CLASSES[label].split("-", 1)
     colour = OBJECT_COLOURS[rng.integers(len(OBJECT_COLOURS))]
     background = BACKGROUND_COLOURS[rng.integers(len(BACKGROUND_COLOURS))]
     centres, radii = _trajectory(motion, frames, rng)
@@ -77,7 +76,10 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
     pixels = backdrop + coverage * (inked - backdrop)
     return ShapeVideo(
         frames=np.round(255 * pixels.clip(0, 1)).astype(np.uint8),
-        caption=f"{_article(colour.name)} {shape} {motion} over a {background.name} background",
+        caption=(
+            f"{_article(colour.name)} {shape} {motion.replace('-', ' to the ')} "
+            f"over a {background.name} background"
+        ),
     )
 
 
@@ -85,18 +87,17 @@ def _trajectory(
     motion: str, frames: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return centres (t, 2) as (y, x) and radii (t,), in units of the frame's side."""
-    time = np.linspace(-1.0, 1.0, frames)
-    centre = rng.uniform(-0.02, 0.02, size=2)
-    radius = rng.uniform(0.25, 0.28)
-    reach = rng.uniform(0.19, 0.21)
-    centres = np.tile(centre, (frames, 1))
+    forward = motion in ("sliding-right", "falling", "growing")
+    time = np.linspace(-1.0, 1.0, frames) * (1 if forward else -1)
+    reach, radius = rng.uniform(0.14, 0.22), rng.uniform(0.15, 0.26)
+    centres = np.tile(rng.uniform(-0.13, 0.13, size=2), (frames, 1))
     radii = np.full(frames, radius)
-    if motion == "sliding":
-        centres[:, 1] += reach * time
-    elif motion == "falling":
-        centres[:, 0] += reach * time
+    if motion.startswith("sliding"):
+        centres[:, 1] = 0.5 * centres[:, 1] + reach * time
+    elif motion in ("falling", "rising"):
+        centres[:, 0] = 0.5 * centres[:, 0] + reach * time
     else:
-        radii = radius * 1.05 * (1.0 + 0.45 * time)
+        radii = radius * (1.0 + 0.45 * time)
     return centres, radii
 
 
