@@ -147,7 +147,7 @@ def test_plan_of_a_training_counts_on_the_meta_device(place, succeed):
 
 def test_sample_from_a_run_then_score_it(place, succeed):
     args = ("--checkpoint", "runs/base", "--num", "4", "--overlap", "fhw", "--out", "videos")
-    made = succeed("sample", *args, "--steps", "2,1", "--class", "circle-sliding", "--seed", "5")
+    made = succeed("sample", *args, "--steps", "2,1", "--class", "circle-falling", "--seed", "5")
     assert made["videos"] == 4
     assert len(list((place / "videos").rglob("*.mp4"))) == 4
     lines = [json.loads(line) for line in (place / "videos/samples.jsonl").open()]

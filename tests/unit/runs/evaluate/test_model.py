@@ -13,7 +13,7 @@ from hpdm_core.runs.evaluate.run import open_model, run_eval_fvd
 from hpdm_core.training.checkpoint import write_tensors
 from tests.unit.runs.evaluate.evalkit import write_dataset
 
-CLASSES = ("circle-sliding", "square-falling")
+CLASSES = ("circle-rising", "square-falling")
 TINY = (
     "pyramid.patch=[4,16,16]",
     "pyramid.levels=[[4,16,16],[8,32,32]]",

@@ -98,10 +98,10 @@ def test_a_run_leaves_everything_that_is_promised(recipe, tmp_path):
     assert (tmp_path / "samples" / "step-00000006.png").is_file()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     kept = recipe_from_yaml((tmp_path / "recipe.yaml").read_text(), "run")
-    assert kept.model.num_classes == 9
+    assert kept.model.num_classes == 18
     header = read_header(find_weights(tmp_path))
     assert recipe_from_yaml(header["recipe"], "weights") == kept
-    assert len(json.loads(header["classes"])) == 9
+    assert len(json.loads(header["classes"])) == 18
     assert bar.done == 6
 
 
@@ -186,9 +186,9 @@ def test_more_steps_and_other_intervals_are_welcome(recipe, tmp_path):
 
 
 def test_fewer_classes_than_the_data_set_has_are_refused(recipe, tmp_path):
-    with pytest.raises(RecipeError, match=r"num_classes is too small .*got 3; expected at least 9"):
+    with pytest.raises(RecipeError, match=r"num_classes is too small .*got 3; expected at least 18"):
         go(changed(recipe, "model", num_classes=3), tmp_path)
-    assert go(changed(recipe, "model", num_classes=12), tmp_path)["steps"] == 6
+    assert go(changed(recipe, "model", num_classes=20), tmp_path)["steps"] == 6
 
 
 def test_data_that_is_absent_or_too_short_is_refused(recipe, tmp_path):
@@ -287,7 +287,7 @@ def test_the_memory_estimate_is_close_to_what_autograd_keeps(
         "num_latents": 24,
         "layers_per_block": 2,
         "conditioning": conditioning,
-        "num_classes": 9,
+        "num_classes": 18,
         "dropout": 0.0,
     }
     recipe = changed(recipe, "model", **model)
