@@ -1,45 +1,112 @@
-"""What the shipped model draws: flicker, pixel noise (HH), seams and high frequencies, beside real.
+"""What a shipped model draws, measured beside real videos of its kind.
 
-    python benchmarks/shipped_models.py --json --num 32 --seed 100
+    python benchmarks/shipped_models.py --json --model shapes
+    python benchmarks/shipped_models.py --json --model walks --num 160 --data data/vizdoom
 
-Generated videos are measured as frames, before any codec, at the tile borders of their overlap;
-real ones are shapes as they are rendered (`hpdm_core/metrics/quality.py`).
+The bundled detector names the class of each generated video; flicker, pixel noise (HH), seams at
+the tile borders of the overlap and high frequencies are those of `hpdm_core/metrics/quality.py`;
+for shapes, each frame's best-fitting rendering (`benchmarks/shape_fit.py`) tells whether outlines
+and texture are right. Generated videos are measured as frames, before any codec. Real shapes are
+rendered, real walks read from `--data`.
 """
 
 import argparse
 import json
+import statistics
 from dataclasses import asdict
+from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
+import torch
+from shape_fit import best_psnr
 
 from hpdm_core import Pipeline
+from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
+from hpdm_core.data.video_io import VideoReader
 from hpdm_core.geometry.tiles import tile_borders
+from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.quality import measure_quality
 
-OVERLAP = "fhw"
+# Real shapes have seeds that no data set of `hpdm prep shapes` has.
+REAL_SEED = 1 << 50
+
+
+def figures(pipe: Pipeline, frames: np.ndarray, real: np.ndarray, *, overlap: str) -> dict:
+    """Return every measure of videos (b, t, h, w, 3) uint8, whose classes take turns."""
+    names = list(islice(cycle(pipe.classes), len(frames)))
+    borders = tile_borders(pipe.pyramid, pipe.pyramid.num_levels - 1, overlap)
+    result = {
+        "class_named_right": named_right(frames, names),
+        "class_named_right_real": named_right(real, list(islice(cycle(pipe.classes), len(real)))),
+        "generated": asdict(measure_quality(frames, borders)),
+        "real": asdict(measure_quality(real, borders)),
+    }
+    if set(pipe.classes) <= set(SHAPE_CLASSES):
+        fits = [
+            best_psnr(frame, name.split("-")[0])
+            for video, name in zip(frames, names, strict=True)
+            for frame in video
+        ]
+        result["best_fit_psnr_median"] = statistics.median(fits)
+        result["best_fit_psnr_lowest_tenth"] = float(np.quantile(fits, 0.1))
+    return result
+
+
+def named_right(frames: np.ndarray, names: list[str]) -> float:
+    """Return the fraction of videos whose class the bundled detector names right."""
+    detector = load_bundled()
+    right = 0
+    for video, name in zip(frames, names, strict=True):
+        scores = detector.probabilities(torch.from_numpy(video[None]))[0]
+        right += detector.classes[int(scores.argmax())] == name
+    return right / len(frames)
+
+
+def real_shapes(frames: int, size: int, *, num: int) -> np.ndarray:
+    """Return rendered shapes (b, t, h, w, 3) uint8 whose classes take turns."""
+    labels = islice(cycle(range(len(SHAPE_CLASSES))), num)
+    drawn = [
+        render(REAL_SEED + k, label, frames=frames, size=size) for k, label in enumerate(labels)
+    ]
+    return np.stack([video.frames for video in drawn])
+
+
+def real_clips(folder: Path, classes: tuple[str, ...], *, frames: int, num: int) -> np.ndarray:
+    """Return first frames of prepared videos, (b, t, h, w, 3) uint8, whose classes take turns."""
+    dataset = open_dataset(str(folder.parent), folder.name)
+    turns = {
+        name: iter([entry for entry in dataset.entries if entry.class_name == name])
+        for name in classes
+    }
+    chosen = [next(turns[name]) for name in islice(cycle(classes), num)]
+    return np.stack([VideoReader(folder / e.path).read(np.arange(frames)) for e in chosen])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="shipped")
-    parser.add_argument("--num", type=int, default=32)
+    parser.add_argument("--model", default="shipped", help="name, run folder or weights file")
+    parser.add_argument("--data", type=Path, help="real videos (default: rendered shapes)")
+    parser.add_argument("--num", type=int, default=180)
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--overlap", default="hw")
+    parser.add_argument("--out", type=Path, help="keep the generated videos' frames (.npy)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     pipe = Pipeline.from_pretrained(options.model, device="cpu")
+    num_frames, size = pipe.pyramid.resolution[:2]
     seeds = list(range(options.seed, options.seed + options.num))
-    classes = [SHAPE_CLASSES[k % len(SHAPE_CLASSES)] for k in range(options.num)]
-    frames = pipe(classes=classes, seeds=seeds, overlap=OVERLAP).frames
-    frames_per_video, size = frames.shape[1:3]
-    drawn = [
-        render(k, k % len(SHAPE_CLASSES), frames=frames_per_video, size=size).frames
-        for k in range(options.num)
-    ]
-    pyramid = pipe.recipe.pyramid.build()
-    borders = tile_borders(pyramid, pyramid.num_levels - 1, OVERLAP)
-    videos = {"generated": frames, "real": np.stack(drawn)}
-    result = {name: asdict(measure_quality(some, borders)) for name, some in videos.items()}
+    names = list(islice(cycle(pipe.classes), options.num))
+    frames = pipe(classes=names, seeds=seeds, overlap=options.overlap).frames
+    if options.out is not None:
+        np.save(options.out, frames)
+    if options.data is None:
+        real = real_shapes(num_frames, size, num=options.num)
+    else:
+        real = real_clips(options.data, pipe.classes, frames=num_frames, num=options.num)
+    result = {"model": options.model, "step": pipe.step, "videos": options.num}
+    result |= {"overlap": options.overlap} | figures(pipe, frames, real, overlap=options.overlap)
     print(json.dumps(result, indent=None if options.json else 1))
 
 

@@ -70,10 +70,9 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
     background = BACKGROUND_COLOURS[rng.integers(len(BACKGROUND_COLOURS))]
     centres, radii = _trajectory(motion, frames, rng)
     backdrop = _backdrop(background, size, rng)
-    coverage = _coverage(shape, centres, radii, size)[..., None]
-    checker = 1.0 - 2.0 * (np.indices((size, size)).sum(axis=0) % 2)
-    inked = np.asarray(colour.rgb) + TEXTURE_AMPLITUDE * checker[..., None]
-    pixels = backdrop + coverage * (inked - backdrop)
+    covered = coverage(shape, centres, radii, size=size)[..., None]
+    inked = np.asarray(colour.rgb) + texture(size)[..., None]
+    pixels = backdrop + covered * (inked - backdrop)
     return ShapeVideo(
         frames=np.round(255 * pixels.clip(0, 1)).astype(np.uint8),
         caption=(
@@ -81,6 +80,34 @@ def render(seed: int, label: int, *, frames: int, size: int) -> ShapeVideo:
             f"over a {background.name} background"
         ),
     )
+
+
+def coverage(shape: str, centres: np.ndarray, radii: np.ndarray, *, size: int) -> np.ndarray:
+    """Return (t, h, w): the fraction of each pixel inside the shape, from its signed distance.
+
+    Args:
+        shape: one of `SHAPES`.
+        centres: (t, 2) as (y, x) in units of the frame's side, from the frame's centre.
+        radii: (t,) in the same units.
+        size: height and width in pixels.
+    """
+    grid_y, grid_x = (np.indices((size, size)) + 0.5) / size - 0.5
+    y = grid_y - centres[:, 0, None, None]
+    x = grid_x - centres[:, 1, None, None]
+    radius = radii[:, None, None]
+    if shape == "circle":
+        outside = np.hypot(x, y) - radius
+    elif shape == "square":
+        outside = np.maximum(abs(x), abs(y)) - 0.88 * radius
+    else:
+        # An equilateral triangle, tip up: the distance to the farthest of its three sides.
+        outside = np.maximum(y, 0.5 * (np.sqrt(3.0) * abs(x) - y)) - 0.62 * radius
+    return np.clip(0.5 - outside * size, 0.0, 1.0)
+
+
+def texture(size: int) -> np.ndarray:
+    """Return the checkerboard of single pixels (h, w) that is added to objects' colours."""
+    return TEXTURE_AMPLITUDE * (1.0 - 2.0 * (np.indices((size, size)).sum(axis=0) % 2))
 
 
 def _trajectory(
@@ -107,22 +134,6 @@ def _backdrop(colour: Colour, size: int, rng: np.random.Generator) -> np.ndarray
     angle = rng.uniform(0, 2 * np.pi)
     shade = 1.0 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y)
     return np.asarray(colour.rgb) * shade[..., None]
-
-
-def _coverage(shape: str, centres: np.ndarray, radii: np.ndarray, size: int) -> np.ndarray:
-    """Return (t, h, w): the fraction of each pixel inside the shape, from its signed distance."""
-    grid_y, grid_x = (np.indices((size, size)) + 0.5) / size - 0.5
-    y = grid_y - centres[:, 0, None, None]
-    x = grid_x - centres[:, 1, None, None]
-    radius = radii[:, None, None]
-    if shape == "circle":
-        outside = np.hypot(x, y) - radius
-    elif shape == "square":
-        outside = np.maximum(abs(x), abs(y)) - 0.88 * radius
-    else:
-        # An equilateral triangle, tip up: the distance to the farthest of its three sides.
-        outside = np.maximum(y, 0.5 * (np.sqrt(3.0) * abs(x) - y)) - 0.62 * radius
-    return np.clip(0.5 - outside * size, 0.0, 1.0)
 
 
 def _article(word: str) -> str:
