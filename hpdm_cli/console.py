@@ -11,12 +11,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from warnings import catch_warnings, simplefilter
 
 import typer
 
 from hpdm_cli.progress import LogLines, TerminalProgress
+from hpdm_cli.streams import give_up_stdout
+from hpdm_cli.tables import Shown, print_shown
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
 
@@ -45,16 +48,16 @@ class Session:
     Args:
         progress: for the `run_*` function.
         result: returned by that function; printed when the command ends.
-        title: heading of the printed tables.
+        shown: its tables and lines, printed without `--json`.
     """
 
     progress: Progress
     result: dict | None = None
-    title: str = ""
+    shown: Shown = field(default_factory=Shown)
 
-    def show(self, result: dict, *, title: str) -> None:
+    def show(self, result: dict, shown: Shown) -> None:
         """Keep the result until the command ends."""
-        self.result, self.title = result, title
+        self.result, self.shown = result, shown
 
 
 @contextmanager
@@ -64,13 +67,16 @@ def session(*, as_json: bool) -> Iterator[Session]:
     Args:
         as_json: print the result as one JSON object and nothing else on stdout.
     """
+    _quiet_libraries()
     rank = process_rank()
     terminal = TerminalProgress()
     current = Session(progress=terminal if rank == 0 else NoProgress())
     previous = signal.signal(signal.SIGTERM, _interrupt)
     failure: dict | None = None
     try:
-        with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json):
+        with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json), catch_warnings():
+            if not sys.warnoptions:
+                simplefilter("ignore")
             try:
                 yield current
             finally:
@@ -98,16 +104,26 @@ def session(*, as_json: bool) -> Iterator[Session]:
             _print_end(current, failure, as_json=as_json)
 
 
+def usage_failure(message: str, code: int) -> str:
+    """Return the JSON object of a command line that was not understood."""
+    return json.dumps(_failure("UsageError", message, code), indent=2)
+
+
 def _print_end(current: Session, failure: dict | None, *, as_json: bool) -> None:
     result = failure or current.result
     if result is None:
         return
-    if as_json:
-        print(json.dumps(result, indent=2, default=str), flush=True)
-    elif failure is None:
-        from hpdm_cli.tables import print_result
-
-        print_result(result, title=current.title)
+    try:
+        if as_json:
+            print(json.dumps(result, indent=2, default=str), flush=True)
+        elif failure is None:
+            print_shown(current.shown)
+            sys.stdout.flush()
+    except OSError as error:
+        problem = give_up_stdout(error)
+        if problem is not None:
+            _complain(f"Error: {problem}", 0)
+            raise typer.Exit(_MISTAKE) from None
 
 
 def _failure(kind: str, message: str, code: int) -> dict:
@@ -144,6 +160,13 @@ def _logs_shown(terminal: TerminalProgress, rank: int) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.propagate = propagate
         logger.setLevel(level)
+
+
+def _quiet_libraries() -> None:
+    """Ask libraries for no bars and no chatter: the command has its own."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

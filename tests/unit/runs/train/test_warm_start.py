@@ -372,6 +372,17 @@ def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path, cap
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_from_scratch_is_not_taken_over(root, base_run, tmp_path):
+    go(train_recipe(root), tmp_path / "own")
+    kept = find_weights(tmp_path / "own").read_bytes()
+    with pytest.raises(CheckpointError, match=r"was trained from scratch.*another --out"):
+        go(train_recipe(root, ("steps: 6", "steps: 9")), tmp_path / "own", init_from=base_run)
+    assert find_weights(tmp_path / "own").read_bytes() == kept
+    (tmp_path / "own" / "initialised.json").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"initialised.json is damaged"):
+        go(train_recipe(root), tmp_path / "own", init_from=base_run)
+
+
 def test_a_base_that_is_absent_or_misfits_leaves_nothing(root, base_run, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         go(train_recipe(root), tmp_path / "fine", init_from=tmp_path / "nowhere")
