@@ -71,37 +71,64 @@ def session(*, as_json: bool) -> Iterator[Session]:
     rank = process_rank()
     terminal = TerminalProgress()
     current = Session(progress=terminal if rank == 0 else NoProgress())
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     failure: dict | None = None
+    with _signals_noted() as noted:
+        try:
+            with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json), catch_warnings():
+                if not sys.warnoptions:
+                    simplefilter("ignore")
+                try:
+                    yield current
+                finally:
+                    current.progress.stop()
+        except (Exception, KeyboardInterrupt) as error:
+            failure, said = _outcome(error, interrupted=bool(noted))
+            if said is None:
+                raise
+            _complain(said, rank)
+            raise typer.Exit(failure["exit_code"]) from None
+        finally:
+            if rank == 0:
+                _print_end(current, failure, as_json=as_json)
+
+
+def _outcome(error: BaseException, *, interrupted: bool) -> tuple[dict, str | None]:
+    """Return the JSON object of a failure and its message; no message for a bug.
+
+    Args:
+        interrupted: whether a signal came: libraries that are being imported may turn the
+            interrupt into errors of their own.
+    """
+    if isinstance(error, HpdmError):
+        return _failure(type(error).__name__, str(error), _MISTAKE), f"Error: {error}"
+    if isinstance(error, KeyboardInterrupt) or interrupted:
+        own = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        text = own or "interrupted; run the same command again to resume"
+        return _failure("Interrupted", text, _INTERRUPTED), text
+    refused = _refusal(error)
+    if refused is None:
+        return _failure(type(error).__name__, str(error), _BUG), None
+    return _failure(type(error).__name__, refused, _MISTAKE), f"Error: {refused}"
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt, and yield the list of those that came."""
+    noted: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    # Ignored in what a shell starts in the background: that stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json), catch_warnings():
-            if not sys.warnoptions:
-                simplefilter("ignore")
-            try:
-                yield current
-            finally:
-                current.progress.stop()
-    except HpdmError as error:
-        failure = _failure(type(error).__name__, str(error), _MISTAKE)
-        _complain(f"Error: {error}", rank)
-        raise typer.Exit(_MISTAKE) from None
-    except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; run the same command again to resume"
-        failure = _failure("Interrupted", text, _INTERRUPTED)
-        _complain(text, rank)
-        raise typer.Exit(_INTERRUPTED) from None
-    except Exception as error:
-        refused = _refusal(error)
-        if refused is None:
-            failure = _failure(type(error).__name__, str(error), _BUG)
-            raise
-        failure = _failure(type(error).__name__, refused, _MISTAKE)
-        _complain(f"Error: {refused}", rank)
-        raise typer.Exit(_MISTAKE) from None
+        yield noted
     finally:
-        signal.signal(signal.SIGTERM, previous)
-        if rank == 0:
-            _print_end(current, failure, as_json=as_json)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def usage_failure(message: str, code: int) -> str:
@@ -130,7 +157,7 @@ def _failure(kind: str, message: str, code: int) -> dict:
     return {"error": message, "kind": kind, "exit_code": code}
 
 
-def _refusal(error: Exception) -> str | None:
+def _refusal(error: BaseException) -> str | None:
     """Return the message for a file system error; None for all other errors."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
@@ -167,10 +194,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def class_index(name: str | int, known: Sequence[str]) -> int:
     listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     raise HpdmError(
         "this model does not know the class",
-        got=ascii(text[:60]),
+        got=ascii(name)[:60],
         expected=f"an index below {len(known)}, or one of {listed}",
         remedy=did_you_mean(text, known),
     )

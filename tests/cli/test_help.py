@@ -12,7 +12,8 @@ COMMON = {"--dry-run", "--json", "--help"}
 PREP = COMMON | {"--name", "--workers"}
 TRAIN = COMMON | {"RECIPE", "KEY=VALUE", "--out", "--device", "--seed", "torchrun"}
 OPTIONS = {
-    "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "--version", "130", "--install-completion"},
+    "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "130"}
+    | {"--version", "--install-completion"},
     "prep": {"ucf101", "folder", "captions", "shapes", "vizdoom"},
     "prep ucf101": PREP | {"--source", "--fold"},
     "prep folder": PREP | {"--source"},

@@ -33,7 +33,8 @@ HEADERS = {
 RECIPES = [
     ("fps: 25.0", "fps: 1e300"), ("fps: 25.0", "fps: 1e-300"), ("fps: 25.0", "fps: .inf"),
     ("name: tiny", "name: ../../x"), ("name: tiny", "name: /abs"),
-    ("num_classes: 3", "num_classes: 9"), ("num_classes: 3", "num_classes: null"), ("data_width: 16", "data_width: 99999999999"),
+    ("num_classes: 3", "num_classes: 9"), ("num_classes: 3", "num_classes: null"),
+    ("data_width: 16", "data_width: 99999999999"),
     ("data_width: 16", "data_width: 32"), ("steps: [2, 2]", "steps: [2]"),
     ("steps: [2, 2]", "steps: [999999999999, 2]"), ("conditioning: class", "conditioning: text"),
     ("conditioning: class", "conditioning: none"),

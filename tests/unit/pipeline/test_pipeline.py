@@ -280,11 +280,13 @@ def test_files_of_prompts_that_look_alike_have_names_of_their_own():
 def test_references(make_weights, tmp_path, monkeypatch):
     path = make_weights()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "ASSETS", tmp_path)
+    monkeypatch.setattr(pretrained, "BEST", path.stem)
     assert pretrained.find_model("shipped") == path
+    assert pretrained.find_model(path.stem) == path
     assert pretrained.find_model(None) == path
     assert pretrained.find_model(str(path)) == path
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", tmp_path / "absent")
+    monkeypatch.setattr(pretrained, "ASSETS", tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"no shipped model.*hpdm prep shapes"):
         pretrained.find_model("shipped")
     with pytest.raises(CheckpointError, match="no checkpoint at nowhere"):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hpdm_core.data import video_io
+from hpdm_core.data.pictures import GAP, LABEL_HEIGHT
 from hpdm_core.errors import CheckpointError, HpdmError
 from hpdm_core.inference import generate
 from hpdm_core.locks import LOCK, lock_folder
@@ -151,9 +152,10 @@ def test_two_commands_do_not_sample_into_one_folder(sample, tmp_path):
 
 def test_the_default_folder_is_free_or_holds_the_same_settings(sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert sample(num=1, out=None)["out"] == "samples/tiny_hw"
+    name = tmp_path.name  # of the folder with model.safetensors
+    assert sample(num=1, out=None)["out"] == f"samples/{name}_hw"
     assert sample(num=2, out=None)["made"] == 1
-    assert sample(num=1, out=None, steps=(3, 2))["out"] == "samples/tiny_hw_2"
+    assert sample(num=1, out=None, steps=(3, 2))["out"] == f"samples/{name}_hw_2"
 
 
 @pytest.mark.parametrize("change", [{"batch": 1}, {"tile_batch": 1}, {"cache": "off"}])
@@ -168,11 +170,16 @@ def test_how_the_work_is_cut_changes_no_video(sample, tmp_path, change):
 
 
 def test_levels_and_overlaps_side_by_side(sample, tmp_path):
-    sample(num=1, save_levels=True, compare_overlaps=("none", "hw", "fhw"))
+    made = sample(num=1, save_levels=True, compare_overlaps=("none", "hw", "fhw"))
     files = lines(tmp_path / "out")[0]["files"]
     by_end = {name.rsplit("_")[-1]: tmp_path / "out" / name for name in files}
     assert frames(by_end["level0.mp4"]).shape == (2, 8, 8, 3)
-    assert frames(by_end["compare.mp4"]).shape == (4, 16, 48, 3)
+    video = frames(by_end["compare.mp4"])
+    assert video.shape == (4, LABEL_HEIGHT + 192, 3 * 192 + 2 * GAP, 3)  # enlarged 12 times
+    with Image.open(by_end["compare.png"]) as picture:
+        assert picture.size == video.shape[2:0:-1]
+    assert made["comparisons"] == [str(by_end[f"compare.{kind}"]) for kind in ("png", "mp4")]
+    assert video[:, :LABEL_HEIGHT].min() < 100  # there is writing
 
 
 def test_guidance_and_overlap_change_the_video(sample, tmp_path):
@@ -207,7 +214,7 @@ def test_dry_run_writes_nothing(sample, tmp_path):
         ({"prompts": ("a fox",)}, "a prompt is given; got a model conditioned on class"),
         ({"overlap": "hx"}, "unknown overlap; got 'hx'; expected none, f, h, w, fh"),
         ({"steps": (4,)}, "steps gives solver steps per level; got 1 of them; expected 2"),
-        ({"steps": (4, 0)}, "at least 1"),
+        ({"steps": (4, 0)}, "from 1 to 10,000"),
         ({"guidance": -1.0}, "guidance is out of range"),
         ({"num": 0}, "--num counts videos"),
         ({"num": 10**9, "dry_run": True}, "--num counts videos; got 1000000000"),

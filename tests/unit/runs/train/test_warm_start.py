@@ -242,7 +242,8 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
 
 def test_the_shipped_model_can_be_a_base(make_weights, monkeypatch):
     path = make_weights()
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "ASSETS", path.parent)
+    monkeypatch.setattr(pretrained, "BEST", path.stem)
     start = plan_warm_start(Path("shipped"), recipe_with(), classes=CLASSES)
     assert start.base.path == path
     assert start.level_0_as_base
