@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
+from hpdm_cli.endings import ablated, ablation_plan, tables
+from hpdm_cli.options import Device, DryRun, Json, Out, examples, same_command, words
 
 NAME = "ablate"
 EXAMPLES = examples(
+    "hpdm ablate --list",
     "hpdm ablate table4 --scale tiny --rows none,hw,fhw",
     "hpdm ablate table8",
     "hpdm ablate table3 --scale paper --dry-run",
@@ -16,12 +18,13 @@ EXAMPLES = examples(
 
 
 def command(
+    ctx: typer.Context,
     table: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="TABLE", help="One of table1 to table8, or fig8.", show_default=False
         ),
-    ],
+    ] = None,
     scale: Annotated[
         Literal["paper", "tiny", "smoke"],
         typer.Option(
@@ -38,6 +41,9 @@ def command(
     out: Out = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all rows.")] = 0,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the tables, their rows and scales.")
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -46,63 +52,24 @@ def command(
     Rows run one after the other; run again, the same command resumes. Writes
     rows.jsonl, table.md, table.tex and report.html to results/TABLE-SCALE, or below --out.
     """
+    if table is None and not listing:
+        ctx.fail("Missing argument 'TABLE'; hpdm ablate --list shows them.")
     with session(as_json=json) as current:
+        if listing:
+            from hpdm_core.runs.ablate.listing import list_tables
+
+            found = list_tables()
+            current.show({"tables": found}, tables(found))
+            return
         from hpdm_core.runs.ablate.run import run_ablate
 
         result = run_ablate(
             table, scale=scale, rows=words(rows), out=out, device=device, seed=seed,
             dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        if json or dry_run:
-            current.show(result, title=result["title"])
+        if dry_run:
+            words_given = ["ablate", table, "--scale", scale, *(["--rows", rows] if rows else [])]
+            shown = ablation_plan(result, command=same_command(*words_given, out=out))
         else:
-            current.progress.stop()
-            _print_table(result)
-
-
-def _print_table(result: dict) -> None:
-    """Print the paper's figure, ours and the difference for every row and column."""
-    import sys
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    grid = Table(title=escape(f"{result['title']} ({result['scale']})"), title_justify="left")
-    grid.add_column("setup")
-    across, down = ("row", "column") if result["turned"] else ("column", "row")
-    for cells in _by(result["cells"], across):
-        grid.add_column(escape(_title(cells[0], across)), justify="right")
-    for cells in _by(result["cells"], down):
-        grid.add_row(escape(_title(cells[0], down)), *(escape(_in_lines(cell)) for cell in cells))
-    console.print(grid)
-    for notice in result["notices"]:
-        console.print(escape(notice))
-    for finding in result["findings"]:
-        text = f"{finding['verdict']}: {finding['finding']} (here: {finding['ours']})"
-        console.print(escape(text))
-    console.print(escape(f"report: {result['files']['report']}"))
-
-
-def _by(cells: list[dict], place: str) -> list[list[dict]]:
-    """Return the cells of each row or of each column, in order."""
-    keys = dict.fromkeys(cell[place] for cell in cells)
-    return [[cell for cell in cells if cell[place] == key] for key in keys]
-
-
-def _title(cell: dict, place: str) -> str:
-    """Return the name of the cell's row or column."""
-    if place == "row":
-        return cell["setup"]
-    if cell["ours_heading"] == cell["heading"]:
-        return cell["heading"]
-    return f"{cell['heading']}\nours: {cell['ours_heading']}"
-
-
-def _in_lines(cell: dict) -> str:
-    shown = cell["shown"]
-    if shown["ours"] == shown["paper"]:
-        return f"both {shown['ours']}"
-    lines = [f"paper {shown['paper']}", f"ours {shown['ours']}", shown["diff"]]
-    return "\n".join(line for line in lines if line)
+            shown = ablated(result)
+        current.show(result, shown)

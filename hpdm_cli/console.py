@@ -11,12 +11,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from warnings import catch_warnings, simplefilter
 
 import typer
 
 from hpdm_cli.progress import LogLines, TerminalProgress
+from hpdm_cli.streams import give_up_stdout
+from hpdm_cli.tables import Shown, print_shown
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
 
@@ -45,16 +48,16 @@ class Session:
     Args:
         progress: for the `run_*` function.
         result: returned by that function; printed when the command ends.
-        title: heading of the printed tables.
+        shown: its tables and lines, printed without `--json`.
     """
 
     progress: Progress
     result: dict | None = None
-    title: str = ""
+    shown: Shown = field(default_factory=Shown)
 
-    def show(self, result: dict, *, title: str) -> None:
+    def show(self, result: dict, shown: Shown) -> None:
         """Keep the result until the command ends."""
-        self.result, self.title = result, title
+        self.result, self.shown = result, shown
 
 
 @contextmanager
@@ -64,57 +67,97 @@ def session(*, as_json: bool) -> Iterator[Session]:
     Args:
         as_json: print the result as one JSON object and nothing else on stdout.
     """
+    _quiet_libraries()
     rank = process_rank()
     terminal = TerminalProgress()
     current = Session(progress=terminal if rank == 0 else NoProgress())
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     failure: dict | None = None
+    with _signals_noted() as noted:
+        try:
+            with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json), catch_warnings():
+                if not sys.warnoptions:
+                    simplefilter("ignore")
+                try:
+                    yield current
+                finally:
+                    current.progress.stop()
+        except (Exception, KeyboardInterrupt) as error:
+            failure, said = _outcome(error, interrupted=bool(noted))
+            if said is None:
+                raise
+            _complain(said, rank)
+            raise typer.Exit(failure["exit_code"]) from None
+        finally:
+            if rank == 0:
+                _print_end(current, failure, as_json=as_json)
+
+
+def _outcome(error: BaseException, *, interrupted: bool) -> tuple[dict, str | None]:
+    """Return the JSON object of a failure and its message; no message for a bug.
+
+    Args:
+        interrupted: whether a signal came: libraries that are being imported may turn the
+            interrupt into errors of their own.
+    """
+    if isinstance(error, HpdmError):
+        return _failure(type(error).__name__, str(error), _MISTAKE), f"Error: {error}"
+    if isinstance(error, KeyboardInterrupt) or interrupted:
+        own = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        text = own or "interrupted; run the same command again to resume"
+        return _failure("Interrupted", text, _INTERRUPTED), text
+    refused = _refusal(error)
+    if refused is None:
+        return _failure(type(error).__name__, str(error), _BUG), None
+    return _failure(type(error).__name__, refused, _MISTAKE), f"Error: {refused}"
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt, and yield the list of those that came."""
+    noted: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    # Ignored in what a shell starts in the background: that stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        with _logs_shown(terminal, rank), _stdout_sent_to_stderr(as_json):
-            try:
-                yield current
-            finally:
-                current.progress.stop()
-    except HpdmError as error:
-        failure = _failure(type(error).__name__, str(error), _MISTAKE)
-        _complain(f"Error: {error}", rank)
-        raise typer.Exit(_MISTAKE) from None
-    except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; run the same command again to resume"
-        failure = _failure("Interrupted", text, _INTERRUPTED)
-        _complain(text, rank)
-        raise typer.Exit(_INTERRUPTED) from None
-    except Exception as error:
-        refused = _refusal(error)
-        if refused is None:
-            failure = _failure(type(error).__name__, str(error), _BUG)
-            raise
-        failure = _failure(type(error).__name__, refused, _MISTAKE)
-        _complain(f"Error: {refused}", rank)
-        raise typer.Exit(_MISTAKE) from None
+        yield noted
     finally:
-        signal.signal(signal.SIGTERM, previous)
-        if rank == 0:
-            _print_end(current, failure, as_json=as_json)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def usage_failure(message: str, code: int) -> str:
+    """Return the JSON object of a command line that was not understood."""
+    return json.dumps(_failure("UsageError", message, code), indent=2)
 
 
 def _print_end(current: Session, failure: dict | None, *, as_json: bool) -> None:
     result = failure or current.result
     if result is None:
         return
-    if as_json:
-        print(json.dumps(result, indent=2, default=str), flush=True)
-    elif failure is None:
-        from hpdm_cli.tables import print_result
-
-        print_result(result, title=current.title)
+    try:
+        if as_json:
+            print(json.dumps(result, indent=2, default=str), flush=True)
+        elif failure is None:
+            print_shown(current.shown)
+            sys.stdout.flush()
+    except OSError as error:
+        problem = give_up_stdout(error)
+        if problem is not None:
+            _complain(f"Error: {problem}", 0)
+            raise typer.Exit(_MISTAKE) from None
 
 
 def _failure(kind: str, message: str, code: int) -> dict:
     return {"error": message, "kind": kind, "exit_code": code}
 
 
-def _refusal(error: Exception) -> str | None:
+def _refusal(error: BaseException) -> str | None:
     """Return the message for a file system error; None for all other errors."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
@@ -146,8 +189,11 @@ def _logs_shown(terminal: TerminalProgress, rank: int) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _quiet_libraries() -> None:
+    """Ask libraries for no bars and no chatter: the command has its own."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @contextmanager

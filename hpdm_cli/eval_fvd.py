@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
+from hpdm_cli.endings import scored
 from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
 
 NAME = "eval-fvd"
@@ -103,4 +104,4 @@ def command(
             batch=batch, device=device, seed=seed, force=force, dry_run=dry_run,
             progress=current.progress,
         )  # fmt: skip
-        current.show(result, title="Scores")
+        current.show(result, scored(result))

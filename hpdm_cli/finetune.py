@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
+from hpdm_cli.endings import trained, training_plan
 from hpdm_cli.options import (
     Device,
     DryRun,
@@ -14,6 +15,7 @@ from hpdm_cli.options import (
     RecipeRef,
     examples,
     read_recipe,
+    same_command,
 )
 from hpdm_cli.train import TrainSeed
 
@@ -31,8 +33,8 @@ def command(
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="Run folder, checkpoint folder, weights file or hf://owner/name to start from; "
-            "'shipped' is the model in the package.",
+            help="Run folder, checkpoint folder, weights file, hf://owner/name or the name of a "
+            "model in the package to start from; hpdm sample --list shows what is here.",
             show_default=False,
         ),
     ],
@@ -62,4 +64,8 @@ def command(
             progress=current.progress,
             init_from=base,
         )
-        current.show(result, title=f"Fine-tuning of {resolved.name}")
+        if dry_run:
+            command = same_command("finetune", recipe, "--from", base, *(overrides or ()), out=out)
+            current.show(result, training_plan(result, name=resolved.name, command=command))
+        else:
+            current.show(result, trained(result, name=resolved.name))

@@ -1,6 +1,7 @@
 """Command-line options shared by several commands."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 RecipeRef = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="RECIPE",
         help="Path of a recipe (recipes/hpdm_m.yaml), or the name of a shipped one (hpdm_m).",
@@ -57,6 +58,11 @@ def read_recipe(ref: str, overrides: list[str] | None, *, seed: int | None = Non
     return load_recipe(ref, [*(overrides or ()), *seeded])
 
 
+def same_command(*words: str, out: Path | None) -> str:
+    """Return a command as it was given, without `--dry-run`."""
+    return shlex.join(["hpdm", *words, *(() if out is None else ("--out", str(out)))])
+
+
 def examples(*lines: str, title: str = "Examples") -> str:
     """Return an epilog that is not wrapped: one command per line, ready to copy."""
     return "\b\n" + "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
@@ -71,7 +77,7 @@ def height_width(text: str | None, *, option: str) -> tuple[int, int] | None:
     """Read `288x512`, or `128` for a square; None if not given."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text.strip())
     if match is None:
         raise HpdmError(
             f"{option} takes height and width in pixels", got=text, expected="288x512 or 128"

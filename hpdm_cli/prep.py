@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
+from hpdm_cli.endings import prepared
 from hpdm_cli.options import Device, DryRun, Json, examples, height_width, words
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ def shapes(
             root, name=name, num=num, size=size, frames=frames, seed=seed, workers=workers,
             dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, title=f"Data set {name}")
+        current.show(result, prepared(result, root=root, kind="shapes"))
 
 
 @app.command(
@@ -108,7 +109,7 @@ def vizdoom(
             root, name=name, num=num, size=size, frames=frames, scenes=words(scenes), seed=seed,
             workers=workers, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, title=f"Data set {name}")
+        current.show(result, prepared(result, root=root, kind="vizdoom"))
 
 
 @app.command(
@@ -129,9 +130,7 @@ def ucf101(
         ),
     ] = None,
     name: Name = "ucf101",
-    fold: Annotated[
-        int, typer.Option("--fold", help="Official split, 1 to 3.")
-    ] = 1,
+    fold: Annotated[int, typer.Option("--fold", help="Official split, 1 to 3.")] = 1,
     min_frames: MinFrames = 16,
     size: Size = None,
     workers: Workers = None,
@@ -150,7 +149,7 @@ def ucf101(
             root, source=source, name=name, fold=fold, min_frames=min_frames, size=shrunk,
             workers=workers, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, title=f"Data set {name}")
+        current.show(result, prepared(result, root=root, kind="ucf101"))
 
 
 @app.command(
@@ -186,7 +185,7 @@ def folder(
             root, source=source, name=name, min_frames=min_frames, size=shrunk, workers=workers,
             dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, title=f"Data set from {source}")
+        current.show(result, prepared(result, root=root, kind="folder"))
 
 
 @app.command(
@@ -234,4 +233,4 @@ def captions(
             root, source=source, name=name, text_encoder=text_encoder, min_frames=min_frames,
             size=shrunk, workers=workers, device=device, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, title=f"Data set {name}")
+        current.show(result, prepared(result, root=root, kind="captions"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hpdm_cli.console import session
+from hpdm_cli.endings import models, sampled, sampling_plan
 from hpdm_cli.options import (
     Device,
     DryRun,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "sample"
 EXAMPLES = examples(
+    "hpdm sample --list",
     "hpdm sample --overlap fhw --num 9",
     "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
     'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
@@ -39,8 +41,8 @@ def command(
         typer.Option(
             "--checkpoint",
             metavar="CHECKPOINT",
-            help="Run folder, checkpoint folder, weights file, or hf://owner/name on the Hugging "
-            "Face Hub; 'shipped' is the model in the package.",
+            help="Run folder, checkpoint folder, weights file, hf://owner/name on the Hugging "
+            "Face Hub, or the name of a model in the package ('shipped': the best of them).",
             show_default="the newest run under runs/, else shipped",
         ),
     ] = None,
@@ -181,6 +183,9 @@ def command(
         ),
     ] = "videos",
     device: Device = "auto",
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the checkpoints here: shipped models and runs.")
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -190,6 +195,12 @@ def command(
     Run again, the same command generates only the missing videos.
     """
     with session(as_json=json) as current:
+        if listing:
+            from hpdm_core.runs.sample.listing import list_models
+
+            found = list_models()
+            current.show(found, models(found))
+            return
         plan = _planned_recipe(recipe, overrides)
         solver_steps = whole_numbers(steps, option="--steps")
         from hpdm_core.runs.sample.options import SampleOptions
@@ -204,7 +215,7 @@ def command(
             tile_batch=tile_batch, shard=shard, device=device, dry_run=dry_run,
         )  # fmt: skip
         result = run_sample(options, progress=current.progress)
-        current.show(result, title="Sampling plan" if dry_run else "Generated videos")
+        current.show(result, sampling_plan(result) if dry_run else sampled(result))
 
 
 def _planned_recipe(recipe: str | None, overrides: list[str] | None) -> "Recipe | None":

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
+from hpdm_cli.endings import copied, recipes, trained, training_plan
 from hpdm_cli.options import (
     Device,
     DryRun,
@@ -14,10 +15,13 @@ from hpdm_cli.options import (
     RecipeRef,
     examples,
     read_recipe,
+    same_command,
 )
 
 NAME = "train"
 EXAMPLES = examples(
+    "hpdm train --list",
+    "hpdm train --copy hpdm_m       # to ./hpdm_m.yaml",
     "hpdm train quickstart",
     "hpdm train recipes/hpdm_m.yaml optim.lr=1e-3 data.root=/big",
     "hpdm train hpdm_l --dry-run",
@@ -31,11 +35,22 @@ TrainSeed = Annotated[
 
 
 def command(
-    recipe: RecipeRef,
+    ctx: typer.Context,
+    recipe: RecipeRef = None,
     overrides: Overrides = None,
     out: Out = None,
     device: Device = "auto",
     seed: TrainSeed = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the shipped recipes.")] = False,
+    copy: Annotated[
+        str | None,
+        typer.Option(
+            "--copy",
+            metavar="NAME",
+            help="Write a shipped recipe to ./NAME.yaml, to be edited.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -43,11 +58,29 @@ def command(
 
     Writes to runs/NAME, after the recipe's name, unless --out is given.
     """
+    if recipe is None and not listing and copy is None:
+        ctx.fail("Missing argument 'RECIPE'; hpdm train --list shows the shipped ones.")
     with session(as_json=json) as current:
+        if listing:
+            from hpdm_core.recipe.listing import list_recipes
+
+            found = list_recipes()
+            current.show({"recipes": found}, recipes(found))
+            return
+        if copy is not None:
+            from hpdm_core.recipe.listing import copy_recipe
+
+            written = copy_recipe(copy)
+            current.show({"recipe": str(written)}, copied(written))
+            return
         resolved = read_recipe(recipe, overrides, seed=seed)
         from hpdm_core.runs.train.run import run_train
 
         result = run_train(
             resolved, out=out, device=device, dry_run=dry_run, progress=current.progress
         )
-        current.show(result, title=f"Training of {resolved.name}")
+        if dry_run:
+            command = same_command("train", recipe, *(overrides or ()), out=out)
+            current.show(result, training_plan(result, name=resolved.name, command=command))
+        else:
+            current.show(result, trained(result, name=resolved.name))

@@ -1,5 +1,8 @@
 """Errors that a user can fix. The command line prints one message and exits with code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class HpdmError(Exception):
     """A user error: what, got, expected, remedy.
@@ -22,6 +25,13 @@ class HpdmError(Exception):
         if remedy is not None:
             parts.append(remedy)
         super().__init__("; ".join(parts))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """Return a remedy that names the nearest of the known words in any case; None if none is."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[near[0]]}?" if near else None
 
 
 class RecipeError(HpdmError):

@@ -42,15 +42,15 @@ def remove_partials(folder: Path) -> None:
 
 
 def read_whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON object per line; partial lines of a killed command are skipped."""
+    """Read a JSON object per line; what is none (a killed command's partial line) is skipped."""
     lines = []
     if path.is_file():
-        for text in path.read_text(encoding="utf-8").split("\n"):
+        for data in path.read_bytes().split(b"\n"):
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                lines.append(json.loads(data))
+            except (ValueError, RecursionError):
                 continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from hpdm_core.data.metadata import (
     read_lines,
     read_typed,
 )
-from hpdm_core.errors import DataError
+from hpdm_core.errors import DataError, did_you_mean
 from hpdm_core.files import write_text
 
 FORMAT = 1
@@ -137,7 +137,7 @@ class VideoDataset:
             raise DataError(
                 f"data set {self.name!r} has no videos in split {name!r}",
                 expected=f"one of {', '.join(known)}, or all",
-                remedy="change data.split",
+                remedy=did_you_mean(name, known) or "change data.split",
             )
         return chosen
 
@@ -160,10 +160,12 @@ def open_dataset(root: Path | str, name: str) -> VideoDataset:
     folder = Path(root) / name
     header = read_header(folder)
     if header is None:
+        near = did_you_mean(name, [path.parent.name for path in Path(root).glob(f"*/{HEADER}")])
         raise DataError(
             f"no prepared data set in {folder}",
             expected=f"{HEADER} and {MANIFEST} in it",
-            remedy=f"run `hpdm prep` with {root} first (`hpdm prep --help` lists the kinds), "
+            remedy=near
+            or f"run `hpdm prep` with {root} first (`hpdm prep --help` lists the kinds), "
             "to the end, or change data.root and data.name",
         )
     entries = tuple(read_manifest(folder / MANIFEST, classes=header["classes"]))

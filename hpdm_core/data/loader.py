@@ -30,6 +30,8 @@ logger = logging.getLogger("hpdm.data")
 Conditioning = Literal["none", "class", "text"]
 MOST_LOST_WORKERS = 8
 BATCHES_AHEAD = 2
+SLOW_SECONDS = 60.0
+_SLOW = f"no batch for {SLOW_SECONDS:.0f} s; it is waited for (slow storage? few data.workers?)"
 
 
 class PatchLoader:
@@ -49,7 +51,7 @@ class PatchLoader:
         workers: decoding processes; 0 decodes in this process.
         memory_cache_bytes: videos to keep decoded in the memory of each process.
         rank, world_size: this process takes the rank-th contiguous part of each batch.
-        timeout: seconds that a batch may take before its worker counts as hung.
+        timeout: seconds that one video may take before its worker counts as hung.
 
     Attributes:
         replaced: samples that were replaced because of damaged files.
@@ -158,8 +160,13 @@ class PatchLoader:
                 while submitted < step + BATCHES_AHEAD * self._workers:
                     self._submit(submitted)
                     submitted += 1
+                told = False
                 while step not in ready:
-                    for task, result in self._pool.collect():
+                    done = self._pool.collect(within=SLOW_SECONDS)
+                    if not done and not told:
+                        told = True
+                        logger.info("step %d: reading its videos is slow: %s", step, _SLOW)
+                    for task, result in done:
                         if isinstance(result, WorkerLost):
                             self._note_loss(result)
                             self._submit(task.step)

@@ -5,6 +5,7 @@ lock, thread or device context of the parent; they ignore Ctrl-C, which the pare
 by themselves when the parent dies.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from ctypes import c_int64
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
-from multiprocessing.sharedctypes import RawValue
+from multiprocessing.sharedctypes import RawArray
 from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
@@ -42,9 +43,16 @@ class WorkerLost(Exception):
 class _Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
-    mark: Any
+    marks: Any  # the last mark, and how many there were
     tasks: deque = field(default_factory=deque)
     since: float = 0.0
+    seen: int = 0
+
+    def hung(self, now: float, timeout: float) -> bool:
+        """Return whether there was no sign of life for `timeout` seconds."""
+        if self.marks[1] != self.seen:
+            self.seen, self.since = self.marks[1], now
+        return bool(self.tasks) and now - self.since > timeout
 
 
 def usable_cores() -> int:
@@ -61,7 +69,7 @@ class WorkerPool(AbstractContextManager, Generic[Task, Result]):
     Args:
         function: picklable; takes a task and `mark`, which records progress within the task.
         workers: number of processes, >= 1; they start with their first task.
-        timeout: seconds that one task may take before its worker counts as hung.
+        timeout: seconds without a result or a mark before a worker counts as hung.
         setup: picklable; runs first in every worker.
         preload: module that workers need, imported once for all if the system supports it.
     """
@@ -98,13 +106,20 @@ class WorkerPool(AbstractContextManager, Generic[Task, Result]):
         with suppress(OSError):  # it died while idle: `collect` finds the broken pipe
             worker.pipe.send(task)
 
-    def collect(self) -> list[tuple[Task, Result | Exception]]:
-        """Wait for results: pairs of a task and its result, or the exception it ended in."""
-        while self.pending:
+    def collect(self, *, within: float = math.inf) -> list[tuple[Task, Result | Exception]]:
+        """Wait for results: pairs of a task and its result, or the exception it ended in.
+
+        Args:
+            within: seconds; without a result until then the list is empty.
+        """
+        end = time.monotonic() + within
+        while self.pending and time.monotonic() < end:
             busy = {worker.pipe: worker for worker in self._workers if worker.tasks}
-            done = [self._receive(busy[pipe]) for pipe in wait(list(busy), timeout=1.0)]
+            done = [
+                self._receive(busy[pipe]) for pipe in wait(list(busy), timeout=min(1.0, within))
+            ]
             now = time.monotonic()
-            hung = [w for w in self._workers if w.tasks and now - w.since > self._timeout]
+            hung = [w for w in self._workers if w.hung(now, self._timeout)]
             done += [self._lose(w, f"no answer after {self._timeout:.0f} s") for w in hung]
             if done:
                 return done
@@ -124,12 +139,12 @@ class WorkerPool(AbstractContextManager, Generic[Task, Result]):
     def _start(self) -> _Worker:
         context = _context(self._preload)
         ours, theirs = context.Pipe()
-        mark = RawValue(c_int64, NO_MARK)
-        arguments = (self._function, self._setup, theirs, mark)
+        marks = RawArray(c_int64, [NO_MARK, 0])
+        arguments = (self._function, self._setup, theirs, marks)
         process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process=process, pipe=ours, mark=mark)
+        return _Worker(process=process, pipe=ours, marks=marks)
 
     def _receive(self, worker: _Worker) -> tuple[Task, Result | Exception]:
         try:
@@ -148,7 +163,7 @@ class WorkerPool(AbstractContextManager, Generic[Task, Result]):
         task, *others = worker.tasks
         for other in others:
             self.submit(other)
-        return task, WorkerLost(reason, worker.mark.value)
+        return task, WorkerLost(reason, worker.marks[0])
 
 
 def run_tasks(
@@ -196,7 +211,7 @@ def _work(
     function: Callable[[Any, Mark], Any],
     setup: Callable[[], None] | None,
     pipe: Connection,
-    place: Any,
+    marks: Any,
 ) -> None:
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -204,7 +219,8 @@ def _work(
         setup()
 
     def mark(value: int) -> None:
-        place.value = value
+        marks[0] = value
+        marks[1] += 1
 
     with suppress(EOFError, BrokenPipeError):
         while True:

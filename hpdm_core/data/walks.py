@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from hpdm_core.data.walk_render import (
     layouts,
 )
 from hpdm_core.data.walk_scenes import SCENES, WALK_CLASSES
-from hpdm_core.errors import DataError
+from hpdm_core.errors import DataError, did_you_mean
 from hpdm_core.seeds import derive_seed
 
 FPS = 16.0
@@ -97,12 +96,11 @@ def choose_scenes(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in WALK_CLASSES:
-            near = get_close_matches(name, WALK_CLASSES, n=1)
             raise DataError(
                 "there is no such scene",
                 got=repr(name),
                 expected=", ".join(WALK_CLASSES),
-                remedy=f"did you mean {near[0]}?" if near else None,
+                remedy=did_you_mean(name, WALK_CLASSES),
             )
     return tuple(name for name in WALK_CLASSES if name in names or not names)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.guidance import Guidance, guided
 from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
+from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.tiled_inference import TiledLevel, TileShard
@@ -22,6 +23,8 @@ from hpdm_core.records import Condition
 from hpdm_core.seeds import derive_seed
 
 CHANNELS = 3
+# Largest value of a finished video, whose pixels lie in about [-1, 1]: beyond, sampling diverged.
+LARGEST_PIXEL = 1000.0
 # Tokens of all tiles per call: enough to fill a device, few enough for its memory.
 TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 
@@ -88,6 +91,9 @@ def generate(
 
     Returns:
         per level (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
+
+    Raises:
+        HpdmError: a level is not finite, or far out of range.
     """
     finished: list[Tensor] = []
     lower: list[Tensor] = []
@@ -104,6 +110,7 @@ def generate(
             work=work,
         )
         finished.append(video.cpu())
+        _check_sound(finished[-1], level, settings)
         noise = draw_like(video, [_generator(seed, "context", level) for seed in seeds])
         lower.append(video + settings.context_sigma * noise)
     return tuple(finished)
@@ -168,6 +175,24 @@ def _sample_level(
     x = torch.empty(shape, device=work.device, dtype=torch.float64)
     x = draw_like(x, generators) * solver.sigma_max
     return solver.solve(denoise, x, noise=lambda: draw_like(x, generators)).float()
+
+
+def _check_sound(video: Tensor, level: int, settings: SamplingSettings) -> None:
+    """Refuse a video that diverged: written as pixels, it would be black or noise."""
+    largest = video.abs().max().item()
+    if largest <= LARGEST_PIXEL:  # False for NaN
+        return
+    scale = settings.guidance.scale
+    if scale == 1.0:
+        remedy = "use an earlier checkpoint (this training diverged), or more solver steps"
+    else:
+        remedy = f"lower the guidance scale, which is {scale:g}, or use more solver steps"
+    raise HpdmError(
+        f"sampling diverged on level {level}",
+        got=f"pixels of {largest:g}",
+        expected="about -1 to 1",
+        remedy=remedy,
+    )
 
 
 def _generator(seed: int, *purpose: int | str) -> torch.Generator:

@@ -27,9 +27,10 @@ def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[flo
     probabilities = probabilities.detach().cpu().double()
     if probabilities.ndim != 2 or len(probabilities) < num_splits:
         raise MetricError(
-            "too few videos for a score by splits",
-            got=tuple(probabilities.shape),
-            expected=f"(n, k) with n >= {num_splits}",
+            f"the Inception Score is a mean over {num_splits} parts of the videos",
+            got=f"{len(probabilities)} videos",
+            expected=f"at least {num_splits}",
+            remedy="generate more videos, or leave out --metrics is",
         )
     sums = probabilities.sum(dim=1)
     if bool((probabilities < 0).any()) or not torch.allclose(

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from hpdm_core.data.download import Remote, download
-from hpdm_core.errors import HpdmError, MetricError
+from hpdm_core.errors import HpdmError, MetricError, did_you_mean
 from hpdm_core.files import sha256_of
 from hpdm_core.metrics import weights
 from hpdm_core.metrics.bundled import MIN_FRAMES, load_bundled
@@ -22,6 +22,7 @@ from hpdm_core.progress import Progress
 
 MetricName = Literal["fvd", "is"]
 METRICS: tuple[MetricName, ...] = ("fvd", "is")
+DETECTORS = ("i3d", "bundled")  # besides files
 # Seconds before a retry of one mirror.
 MIRROR_PAUSE = 0.05
 
@@ -69,13 +70,19 @@ def fetch_from_mirrors(progress: Progress) -> Fetch:
 
 def check_names(metrics: list[str], detector: str) -> None:
     """Raise MetricError for unknown metrics or detectors."""
-    if not metrics or set(metrics) - set(METRICS):
+    wrong = [name for name in metrics if name not in METRICS]
+    if not metrics or wrong:
         raise MetricError(
-            "unknown metrics", got=",".join(metrics) or "none", expected="fvd, is or fvd,is"
+            "unknown metrics",
+            got=",".join(metrics) or "none",
+            expected="fvd, is or fvd,is",
+            remedy=did_you_mean(wrong[0], METRICS) if wrong else None,
         )
-    if detector not in ("i3d", "bundled") and not Path(detector).is_file():
+    if detector not in DETECTORS and not Path(detector).is_file():
         raise MetricError(
-            f"unknown detector {detector!r}", expected="i3d, bundled, or a file of I3D weights"
+            f"unknown detector {detector!r}",
+            expected="i3d, bundled, or a file of I3D weights",
+            remedy=did_you_mean(detector, DETECTORS),
         )
 
 

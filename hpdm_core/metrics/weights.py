@@ -145,9 +145,14 @@ def _by_hand(file: WeightFile, path: Path) -> str:
         for name, value in (("SHA-256", file.sha256), ("git blob", file.git_blob))
         if value is not None
     ]
-    return (
-        f"download it from {' or '.join(file.urls + file.pages)} and save it as {path} "
-        f"({' and '.join(checks) or 'no checksum of it is published'})"
+    return "\n  ".join(
+        [
+            "download it from one of these addresses",
+            *file.urls,
+            *file.pages,
+            "and save it under the name above; its checksum:",
+            *(checks or ["none is published"]),
+        ]
     )
 
 

@@ -3,21 +3,22 @@
 Axis legend: `n` tokens, `d` width.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
 from hpdm_core.data.text_encoder import TextEncoder
 from hpdm_core.data.text_store import pad_tokens, read_text_index
-from hpdm_core.errors import DataError, HpdmError
+from hpdm_core.errors import DataError, HpdmError, did_you_mean
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 
 DEFAULT_NUM = 8
+MOST_DIGITS = 9  # of a class index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,11 @@ class Request:
     @property
     def stem(self) -> str:
         """File name without a suffix: index, class or prompt, seed."""
-        shows = re.sub(r"[^A-Za-z0-9]+", "-", self.class_name or self.prompt or "video")
-        return f"{self.index:05d}_{shows[:40].strip('-')}_seed{self.seed}"
+        name = self.class_name or self.prompt or "video"
+        shown = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-")
+        if shown != name.replace(" ", "-"):  # others may look the same
+            shown += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"{self.index:05d}_{shown}_seed{self.seed}"
 
     @property
     def caption(self) -> str:
@@ -173,16 +177,14 @@ def class_index(name: str | int, known: Sequence[str]) -> int:
     by_name = {known_name.lower(): index for index, known_name in enumerate(known)}
     if text.lower() in by_name:
         return by_name[text.lower()]
-    if text.isdecimal() and int(text) < len(known):
+    if text.isdecimal() and len(text) <= MOST_DIGITS and int(text) < len(known):
         return int(text)
-    near = get_close_matches(text.lower(), by_name, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(known[by_name[n]] for n in near)}?" if near else ""
     listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     raise HpdmError(
         "this model does not know the class",
-        got=repr(name),
+        got=ascii(name)[:60],
         expected=f"an index below {len(known)}, or one of {listed}",
-        remedy=hint or None,
+        remedy=did_you_mean(text, known),
     )
 
 

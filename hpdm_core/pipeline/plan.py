@@ -8,6 +8,7 @@ import torch
 
 from hpdm_core.build import blocks_per_level, build_network, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
+from hpdm_core.files import gigabytes
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
 from hpdm_core.inference.generate import (
     TOKENS_PER_CALL,
@@ -15,6 +16,7 @@ from hpdm_core.inference.generate import (
     evaluations,
     solver_calls,
 )
+from hpdm_core.recipe.bounds import MOST_GUIDANCE, MOST_STEPS
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
@@ -63,10 +65,14 @@ def with_options(
                 got=f"{len(steps)} of them",
                 expected=f"{len(settings.solvers)}, coarsest first",
             )
-        if min(steps) < 1:
-            raise HpdmError("steps counts solver steps", got=list(steps), expected="at least 1")
-    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
-        raise HpdmError("guidance is out of range", got=guidance, expected="0 or more")
+        if min(steps) < 1 or max(steps) > MOST_STEPS:
+            raise HpdmError(
+                "steps counts solver steps", got=list(steps), expected=f"from 1 to {MOST_STEPS:,}"
+            )
+    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:
+        raise HpdmError(
+            "guidance is out of range", got=guidance, expected=f"from 0 to {MOST_GUIDANCE:g}"
+        )
     solvers = settings.solvers
     if steps is not None:
         solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
@@ -199,6 +205,17 @@ def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
         "tiles": sizes.tiles * tile_bytes(recipe),
     }
     return parts | {"total": sum(parts.values())}
+
+
+def memory_verdict(recipe: Recipe, sizes: BatchSizes, *, free: int | None) -> str:
+    """Say whether sampling fits into free memory, and if not what to change."""
+    needed = memory_estimate(recipe, sizes)["total"]
+    if free is None:
+        return f"needs {gigabytes(needed)}; free memory is unknown"
+    if needed <= free:
+        return f"fits: {gigabytes(needed)} of {gigabytes(free)} free"
+    remedy = "use --batch 1" if sizes.videos > 1 else "use --tile-batch 1, --cache cpu or off"
+    return f"does not fit: {gigabytes(needed)} of {gigabytes(free)} free; {remedy}"
 
 
 def _video_bytes(recipe: Recipe) -> int:

@@ -4,25 +4,35 @@ A weights file is safetensors with the recipe (YAML) and the classes (JSON) in i
 be untrusted: everything in a header is checked and nothing is unpickled.
 """
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from hpdm_core import __version__
 from hpdm_core.build import build_network
-from hpdm_core.errors import CheckpointError, RecipeError
+from hpdm_core.errors import CheckpointError, RecipeError, did_you_mean
 from hpdm_core.files import sha256_of
+from hpdm_core.names import has_unprintable
 from hpdm_core.pipeline.hub import HUB, download_weights
 from hpdm_core.recipe.load import recipe_from_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training import checkpoint
 
-SHIPPED = "shipped"
-SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "assets" / "shapes.safetensors"
+# What the header's plain values look like; a value that is absent was not written by this version.
+_PLAIN = {
+    "step": ("[0-9]{1,18}", "a number of steps"),
+    "seconds": ("[0-9]{1,12}([.][0-9]{1,9})?", "a number of seconds"),
+}
+_NAMES = TypeAdapter(list[str])
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SHIPPED, BEST = "shipped", "shapes"  # 'shipped' stands for the best of the models in ASSETS
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +57,10 @@ def find_model(ref: str | Path | None) -> Path:
     """Resolve a reference to a weights file.
 
     Args:
-        ref: a run folder, checkpoint folder, exported folder or weights file; 'shipped' for the
-            model that comes with the package; 'hf://owner/name' or 'hf://owner/name@revision' for
-            one on the Hugging Face Hub; None for the newest run under runs/, else the shipped one.
+        ref: a run folder, checkpoint folder, exported folder or weights file; the name of a model
+            that comes with the package, 'shipped' for the best of them; 'hf://owner/name' or
+            'hf://owner/name@revision' for one on the Hugging Face Hub; None for the newest run
+            under runs/, else 'shipped'.
 
     Raises:
         CheckpointError: there is none.
@@ -58,25 +69,63 @@ def find_model(ref: str | Path | None) -> Path:
         ref = newest_run() or SHIPPED
     if str(ref).startswith(HUB):
         return download_weights(str(ref))
-    if str(ref) != SHIPPED:
-        return checkpoint.find_weights(Path(ref))
-    if not SHIPPED_WEIGHTS.is_file():
+    shipped = shipped_models()
+    name = BEST if str(ref) == SHIPPED else str(ref)
+    if name in shipped:
+        return shipped[name]
+    if str(ref) == SHIPPED:
         raise CheckpointError(
             "this installation has no shipped model",
-            expected=str(SHIPPED_WEIGHTS),
+            expected=str(ASSETS / f"{BEST}.safetensors"),
             remedy="train one: `hpdm prep shapes ./data`, then `hpdm train shapes`",
         )
-    return SHIPPED_WEIGHTS
+    if not Path(ref).exists():
+        near = did_you_mean(str(ref), [SHIPPED, *shipped, *map(str, run_folders())])
+        raise CheckpointError(
+            f"no checkpoint at {ref}",
+            expected="a run folder, a checkpoint folder, a .safetensors file, or one of "
+            + ", ".join([SHIPPED, *shipped]),
+            remedy=near or "train one with `hpdm train`; `hpdm sample --list` shows what is here",
+        )
+    return checkpoint.find_weights(Path(ref))
 
 
-def newest_run(runs: Path = Path("runs")) -> Path | None:
+def shipped_models() -> dict[str, Path]:
+    """Return the weights files of the models that come with the package, by name."""
+    return {path.stem: path for path in sorted(ASSETS.glob("*.safetensors")) if _is_model(path)}
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        checkpoint.read_header(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def model_name(path: Path) -> str:
+    """Return what to call a weights file: by its run, its own name, or its folder."""
+    path = path.resolve()
+    if path.parent.parent.name == "checkpoints":
+        return path.parents[2].name
+    return path.parent.name if path.stem in ("ema", "model") else path.stem
+
+
+def run_folders(runs: Path = RUNS) -> list[Path]:
+    """Return the runs that have checkpoints, sorted by name."""
+    found = sorted(run for run in runs.glob("*") if run.is_dir())
+    return [run for run in found if checkpoint.list_checkpoints(run / "checkpoints")]
+
+
+def newest_run(runs: Path = RUNS) -> Path | None:
     """Return the run folder whose newest checkpoint is the newest of all, or None."""
-    newest = {
-        run: found[-1].stat().st_mtime
-        for run in runs.glob("*")
-        if (found := checkpoint.list_checkpoints(run / "checkpoints"))
-    }
+    newest = {run: newest_checkpoint(run).stat().st_mtime for run in run_folders(runs)}
     return max(newest, key=newest.get) if newest else None
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Return the newest checkpoint of a run that has any, intact or not."""
+    return checkpoint.list_checkpoints(run / "checkpoints")[-1]
 
 
 def read_header(path: Path) -> Header:
@@ -87,16 +136,9 @@ def read_header(path: Path) -> Header:
             this one does not know.
     """
     metadata = checkpoint.read_header(path)
-    try:
-        classes, step = json.loads(metadata["classes"]), int(metadata["step"])
-    except ValueError as error:
-        raise CheckpointError(f"the header of {path} is damaged", got=error) from error
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise CheckpointError(
-            f"the header of {path} is damaged",
-            got=f"classes {metadata['classes'][:60]}",
-            expected="a list of names",
-        )
+    for name, (pattern, expected) in _PLAIN.items():
+        if name in metadata and not re.fullmatch(pattern, metadata[name]):
+            raise _damaged(path, name, metadata[name], expected)
     try:
         recipe = recipe_from_yaml(metadata["recipe"], "its recipe")
     except RecipeError as error:
@@ -106,7 +148,27 @@ def read_header(path: Path) -> Header:
             expected="a recipe that this version knows",
             remedy="retrain the model, or use the version that wrote it",
         ) from error
-    return Header(recipe=recipe, classes=tuple(classes), step=step, metadata=metadata)
+    classes = _classes(path, metadata["classes"], recipe)
+    return Header(recipe=recipe, classes=classes, step=int(metadata["step"]), metadata=metadata)
+
+
+def _classes(path: Path, text: str, recipe: Recipe) -> tuple[str, ...]:
+    """Return the class names in a header."""
+    try:
+        classes = _NAMES.validate_json(text, strict=True)
+    except ValidationError:
+        raise _damaged(path, "classes", text, "a list of names") from None
+    if any(has_unprintable(name) or not name.strip() for name in classes):
+        raise _damaged(path, "classes", text, "names that can be printed")
+    number = recipe.model.num_classes
+    if recipe.model.conditioning == "class" and not 1 <= len(classes) <= (number or 0):
+        raise _damaged(path, "classes", f"{len(classes)} names", f"names of {number} classes")
+    return tuple(classes)
+
+
+def _damaged(path: Path, field: str, text: str, expected: str) -> CheckpointError:
+    got = f"{field} {ascii(text)[:60]}"
+    return CheckpointError(f"the header of {path} is damaged", got=got, expected=expected)
 
 
 def read_network(path: Path, header: Header) -> tuple[nn.Module, str]:
@@ -117,6 +179,9 @@ def read_network(path: Path, header: Header) -> tuple[nn.Module, str]:
     """
     tensors = checkpoint.read_tensors(path)
     for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            got = f"{name} of {tensor.dtype}"
+            raise CheckpointError(f"cannot use {path}", got=got, expected="weights of float32")
         check_finite(tensor, name=name, path=path)
     with torch.device("meta"):
         network = build_network(header.recipe)

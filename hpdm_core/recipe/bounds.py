@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # the schema imports this module
 # Far above anything sensible: more is a typo, and would take hours to count.
 MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, MOST_RATIO = 2**16, 2**20, 2**16, 128
 MOST_LAYERS, MOST_CLASSES = 1024, 2**24
+MOST_STEPS, MOST_GUIDANCE, FPS = 10_000, 1000.0, (0.1, 1000.0)
+MOST_BATCH, MOST_WORKERS, MOST_PREVIEWS = 2**20, 1024, 1024
 
 
 def size_problems(recipe: "Recipe") -> Iterator[str]:
@@ -32,7 +34,14 @@ def size_problems(recipe: "Recipe") -> Iterator[str]:
         "model.mlp_ratio": (model.mlp_ratio, MOST_RATIO),
         "model.layers_per_block": (model.layers_per_block * blocks, MOST_LAYERS),
         "model.num_classes": (model.num_classes or 1, MOST_CLASSES),
+        "data.workers": (recipe.data.workers, MOST_WORKERS),
+        "train.batch_size": (recipe.train.batch_size, MOST_BATCH),
+        "train.preview_videos": (recipe.train.preview_videos, MOST_PREVIEWS),
+        "sampling.steps": (max(recipe.sampling.steps, default=1), MOST_STEPS),
+        "sampling.guidance": (recipe.sampling.guidance, MOST_GUIDANCE),
     }
+    if not FPS[0] <= recipe.sampling.fps <= FPS[1]:
+        yield f"sampling.fps is {recipe.sampling.fps:g}, expected from {FPS[0]:g} to {FPS[1]:g}"
     for name, (size, most) in sizes.items():
         if size > most:
             yield f"{products.get(name, name)} is {size:,}, expected at most {most:,}"

@@ -1,12 +1,13 @@
 """Validation errors as messages: where, which field, got, expected, remedy."""
 
 import difflib
+import re
 from collections.abc import Iterator
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hpdm_core.errors import RecipeError
+from hpdm_core.errors import RecipeError, did_you_mean
 from hpdm_core.recipe.schema import Recipe, is_section
 from hpdm_core.recipe.yaml_tree import Marked, parse_scalar
 
@@ -76,7 +77,10 @@ def _lines(detail: ErrorDetails, tree: Marked) -> Iterator[str]:
         if kind in _EXPECTED:
             expected = _EXPECTED[kind].format(**detail.get("ctx", {}))
         problem = RecipeError(
-            f"{where}: {name}", got=_shown(value), expected=expected, remedy=_remedy(kind, value)
+            f"{where}: {name}",
+            got=_shown(value),
+            expected=expected,
+            remedy=_remedy(kind, value, expected),
         )
     yield str(problem)
 
@@ -125,13 +129,15 @@ def _description(path: tuple) -> str | None:
     return field.description
 
 
-def _remedy(kind: str, value: object) -> str | None:
+def _remedy(kind: str, value: object, expected: str) -> str | None:
     if isinstance(value, str):
         word = parse_scalar(value)
         if isinstance(word, int | float) and not isinstance(word, bool):
             return "remove the quotes"
         if kind == "bool_type" and value.lower() in ("yes", "on", "no", "off"):
             return f"write {'true' if value.lower() in ('yes', 'on') else 'false'}"
+    if kind == "literal_error" and isinstance(value, str):
+        return did_you_mean(value, re.findall(r"'([^']*)'", expected))
     if kind == "string_type" and not isinstance(value, tuple | dict):
         return "put it in quotes if it is meant as text"
     return None

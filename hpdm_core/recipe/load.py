@@ -4,17 +4,16 @@ A recipe is a file, or the name of one that is shipped with the package. `name` 
 `description` are not inherited by `extends`; `name` defaults to the file's.
 """
 
-import difflib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hpdm_core.errors import RecipeError
+from hpdm_core.errors import RecipeError, did_you_mean
 from hpdm_core.names import has_unprintable, is_unicode
 from hpdm_core.recipe.explain import explain
 from hpdm_core.recipe.schema import Recipe, is_section
@@ -98,15 +97,29 @@ def find_recipe(ref: str | Path) -> Path:
         return shipped[path.stem]
     if os.path.isdir(path):
         raise RecipeError(f"{ref} is a folder", expected="a recipe, a .yaml file")
-    close = difflib.get_close_matches(path.stem, shipped, n=1)
-    if path.stem in shipped:
+    if not bare and path.stem in shipped:
         remedy = f"the shipped recipe is called by its bare name: {path.stem}"
-    elif close:
-        remedy = f"did you mean the shipped recipe {close[0]}?"
-    else:
-        remedy = f"shipped recipes: {', '.join(shipped)}"
+        raise RecipeError(f"recipe {ref} does not exist", remedy=remedy)
+    raise _no_recipe(f"{ref}" if bare else f"{path}", path.stem, shipped, bare=bare)
+
+
+def find_shipped(name: str) -> Path:
+    """Return the file of a shipped recipe.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    shipped = {file.stem: file for file in shipped_recipes()}
+    if name not in shipped:
+        raise _no_recipe(name, name, shipped, bare=True)
+    return shipped[name]
+
+
+def _no_recipe(ref: str, word: str, shipped: Iterable[str], *, bare: bool) -> RecipeError:
+    near = did_you_mean(word, shipped)
+    remedy = near.replace("mean", "mean the shipped recipe") if near else "see `hpdm train --list`"
     what = f"no shipped recipe is called {ref}" if bare else f"recipe {ref} does not exist"
-    raise RecipeError(what, remedy=remedy)
+    return RecipeError(what, remedy=remedy)
 
 
 def shipped_recipes() -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from hpdm_core.errors import RecipeError
+from hpdm_core.errors import RecipeError, did_you_mean
 from hpdm_core.recipe.load import shipped_tables
 from hpdm_core.recipe.schema import Positive, Section
 from hpdm_core.recipe.yaml_tree import parse
@@ -166,7 +166,10 @@ def load_table(name: str) -> Table:
     """
     files = {path.stem: path for path in shipped_tables()}
     if name not in files:
-        raise RecipeError(f"no table is called {name}", expected=", ".join(files))
+        expected = ", ".join(files)
+        raise RecipeError(
+            f"no table is called {name}", expected=expected, remedy=did_you_mean(name, files)
+        )
     return read_table(files[name])
 
 
@@ -205,7 +208,9 @@ def choose_rows(table: Table, scale: Scale, keys: list[str]) -> tuple[Row, ...]:
     wrong = [key for key in keys if key not in known]
     if wrong:
         raise RecipeError(
-            f"--rows: {', '.join(wrong)} cannot be run", expected=f"of {', '.join(known)}"
+            f"--rows: {', '.join(wrong)} cannot be run",
+            expected=f"of {', '.join(known)}",
+            remedy=did_you_mean(wrong[0], known),
         )
     return tuple(known[key] for key in keys or known)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hpdm_core.reports.findings import judge
 from hpdm_core.reports.plots import plots
 from hpdm_core.reports.results import Results
-from hpdm_core.reports.tables import grid, notices, provenance
+from hpdm_core.reports.tables import footnotes, grid, notices, provenance
 
 CSS = """
 :root{--ink:#1b1f24;--dim:#667085;--line:#d8dde3;--paper:#9aa4b2;--ours:#2f6fb0;--bg:#fff;
@@ -21,12 +21,15 @@ CSS = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--dim:#98a2b3;--line:#343b45;--paper:#6b7686;
 --ours:#6aa5e0;--bg:#14181d;--soft:#1c2229;--warn:#3a3118;--good:#5cc78d}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1080px;padding:20px 16px 60px;background:var(--bg);color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
+body{margin:0 auto;max-width:1560px;padding:20px min(3vw,40px) 60px;
+background:var(--bg);color:var(--ink);overflow-wrap:break-word;
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.5rem;line-height:1.25;margin:.2em 0}h2{font-size:1.1rem;margin:2em 0 .5em}
 .dim{color:var(--dim);font-weight:normal}.notice{background:var(--warn);padding:10px 14px;
 border-radius:6px;margin:10px 0}
+body>p,ul.findings,dl{max-width:80em}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px}
+.hint{display:none;color:var(--dim);font-size:.85rem;margin:4px 0}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
 font-variant-numeric:tabular-nums}
@@ -40,9 +43,9 @@ th.ours{font-weight:normal;font-size:.8rem;min-width:9em}td.good{color:var(--goo
 ul.findings{list-style:none;padding:0}ul.findings li{padding:8px 0;border-bottom:1px solid
 var(--line)}
 .verdict{display:inline-block;min-width:7.5em;font-weight:600}
-figure{margin:0 0 18px}figcaption{font-weight:600;margin-bottom:4px}
+figure{margin:0 0 18px;overflow-x:auto}figcaption{font-weight:600;margin-bottom:4px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:8px 28px}
-svg{width:100%;height:auto;max-width:620px;display:block}
+svg{width:100%;height:auto;min-width:480px;max-width:620px;display:block}
 svg text{font-size:12px;fill:var(--ink)}svg .head,svg .tick{fill:var(--dim)}
 svg .middle{text-anchor:middle}svg .end{text-anchor:end}
 svg .paper{fill:var(--paper)}svg .ours{fill:var(--ours)}
@@ -61,7 +64,7 @@ video{width:100%;display:block;border-radius:4px;background:#000;image-rendering
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;font-size:.9rem}
 dt{font-weight:600}dd{margin:0;color:var(--dim)}
 pre{overflow-x:auto;background:var(--soft);padding:10px;border-radius:6px;font-size:.75rem}
-@media(max-width:640px){.strip{grid-template-columns:1fr}th,td{padding:5px 7px}
+@media(max-width:640px){.hint{display:block}.strip{grid-template-columns:1fr}th,td{padding:5px 7px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}th:first-child,td:first-child{min-width:6.5em;
 max-width:8em}}
 """
@@ -137,8 +140,10 @@ def _table(results: Results) -> str:
             )
         rows.append("".join(cells) + "</tr>")
     return (
+        f'<p class="hint">Scroll the table sideways: {2 * len(laid.heads)} columns →</p>'
         f'<div class="wide"><table><thead>{"".join(heads)}</tr>{"".join(second)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + "".join(f'<p class="dim">{escape(text)}</p>' for text in footnotes(results))
     )
 
 

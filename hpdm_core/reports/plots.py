@@ -14,6 +14,7 @@ from hpdm_core.reports.tables import heading, number, paper_text
 ROW, TOP, LABEL, PANEL, GAP = 26, 30, 236, 162, 18
 LINES_WIDTH, LINES_HEIGHT, MARGIN = 560, 300, 54
 NUM_LINE_COLOURS = 6
+MIN_TICK = 40  # between numbers on the axis
 
 
 def plots(results: Results) -> list[str]:
@@ -98,20 +99,38 @@ def _lines(results: Results) -> str:
         return across, bottom - (bottom - 14) * y / high
 
     parts = [f'<path class="axis" d="M{MARGIN} 14V{bottom}H{right}"/>']
+    last = -math.inf
     for x in sorted(set(xs)):
         across, _ = place(x, 0)
-        parts.append(_text(across, bottom + 16, f"{x:,}", "tick middle"))
+        if across - last >= MIN_TICK:
+            parts.append(_text(across, bottom + 16, f"{x:,}", "tick middle"))
+            last = across
     for share in (0.25, 0.5, 0.75, 1.0):
         _, down = place(min(xs), high * share)
         parts.append(f'<path class="grid" d="M{MARGIN} {down:.1f}H{right}"/>')
         parts.append(_text(MARGIN - 6, down + 4, number(high * share), "tick end"))
     parts.append(_text((MARGIN + right) / 2, bottom + 31, "fakes", "tick middle"))
-    for index, (title, line) in enumerate(series):
-        parts.append(_line(title, line, place, colour=index % NUM_LINE_COLOURS))
+    for index, (_, line) in enumerate(series):
+        parts.append(_line(line, place, colour=index % NUM_LINE_COLOURS))
+    ends = {i: place(*line[-1][:2]) for i, (_, line) in enumerate(series) if line}
+    heights = spread_out({i: y for i, (_, y) in ends.items()}, least=14, bottom=bottom)
+    for index, y in heights.items():
+        kind = f"label c{index % NUM_LINE_COLOURS}"
+        parts.append(_text(ends[index][0] + 8, y + 4, _cut(series[index][0], 16), kind))
     return _figure("; ".join(names), "lower is better", LINES_WIDTH, LINES_HEIGHT, parts)
 
 
-def _line(title: str, line: Sequence[tuple[int, float, float]], place, *, colour: int) -> str:
+def spread_out(heights: dict[int, float], *, least: float, bottom: float) -> dict[int, float]:
+    """Move labels apart to a least distance, up from the lowest that reaches the bottom."""
+    placed: dict[int, float] = {}
+    limit = bottom
+    for key in sorted(heights, key=heights.get, reverse=True):
+        placed[key] = min(heights[key], limit)
+        limit = placed[key] - least
+    return placed
+
+
+def _line(line: Sequence[tuple[int, float, float]], place, *, colour: int) -> str:
     if not line:
         return ""
     spots = [place(x, y) for x, y, _ in line]
@@ -121,8 +140,6 @@ def _line(title: str, line: Sequence[tuple[int, float, float]], place, *, colour
         low, high = place(count, max(0.0, value - std))[1], place(count, value + std)[1]
         parts.append(f'<path class="line c{colour} thin" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
         parts.append(f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-    x, y = spots[-1]
-    parts.append(_text(x + 8, y + 4, _cut(title, 16), f"label c{colour}"))
     return "".join(parts)
 
 

@@ -8,6 +8,7 @@ from hpdm_core.reports.findings import Judged, judge
 from hpdm_core.reports.results import Cell, Results
 
 NOTHING = "–"
+QUOTED = "†"  # of rows that are quoted from the paper and not run
 # Of one page: more columns go down.
 MOST_COLUMNS = 8
 NOT_COMPARABLE = (
@@ -43,9 +44,9 @@ def show(cell: Cell, baseline: Cell | None) -> Shown:
     """Put a cell into words."""
     ours = cell.text or NOTHING
     if cell.mean is not None:
-        ours = number(cell.mean) if cell.std is None else _spread(cell.mean, cell.std)
+        ours = _ours(cell.mean, cell.std, unit=cell.column.unit)
     elif cell.row.reference is not None:
-        ours = f"not run: {cell.row.reference}"
+        ours = QUOTED
     return Shown(
         paper=paper_text(cell.paper),
         ours=ours,
@@ -120,6 +121,14 @@ def notices(results: Results) -> list[str]:
     return found
 
 
+def footnotes(results: Results) -> list[str]:
+    """Return what the mark of quoted rows means."""
+    reasons = {row.reference: row for row in results.table.rows if row.reference is not None}
+    return (
+        [f"{QUOTED} quoted from the paper, not run here: {'; '.join(reasons)}"] if reasons else []
+    )
+
+
 def baseline_title(results: Results) -> str:
     """Return the title of the row that others are held against."""
     key = results.table.baseline
@@ -139,6 +148,7 @@ def markdown(results: Results) -> str:
     for title, _, cells in laid.lines:
         pairs = [text for shown in cells for text in (shown.paper, _with_difference(shown))]
         lines.append(_md_row([title, *pairs]))
+    lines += [text for note in footnotes(results) for text in ("", note)]
     lines += ["", *_md_findings(judge(results))]
     lines += [f"- {note}" for note in table.notes]
     return "\n".join([*lines, "", *provenance(results)]) + "\n"
@@ -153,7 +163,8 @@ def latex(results: Results) -> str:
     for title, _, cells in laid.lines:
         pairs = [_tex(text) for shown in cells for text in (shown.paper, shown.ours)]
         body.append(" & ".join([_tex(title), *pairs]) + r" \\")
-    about = [f"% {line}" for line in (results.table.title, *notices(results), *provenance(results))]
+    said = [results.table.title, *notices(results), *footnotes(results), *provenance(results)]
+    about = [f"% {line}" for line in said]
     return "\n".join(
         [*about, rf"\begin{{tabular}}{{l{'rr' * len(laid.heads)}}}", r"\toprule",
          rf"& {first} \\", rf"setup & {second} \\", r"\midrule", *body, r"\bottomrule",
@@ -192,6 +203,14 @@ def _spread(mean: float, std: float) -> str:
     """Write a mean and its deviation with the same decimals: 14.20 ± 0.35."""
     decimals = _decimals(abs(mean))
     return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
+
+
+def _ours(mean: float, std: float | None, *, unit: str | None) -> str:
+    """Write our figure: memory below a GB in MB."""
+    small = unit == "GB" and mean < 1
+    factor, ending = (1000, " MB") if small else (1, "")
+    shown = number(mean * factor) if std is None else _spread(mean * factor, std * factor)
+    return shown + ending
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -269,5 +288,5 @@ def _md_findings(judged: list[Judged]) -> list[str]:
 
 def _tex(text: str) -> str:
     table = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "²": "$^2$", "±": r"$\pm$",
-             "–": "--", "−": "$-$", "“": "``", "”": "''"}  # fmt: skip
+             "†": r"\dag", "–": "--", "−": "$-$", "“": "``", "”": "''"}  # fmt: skip
     return "".join(table.get(letter, letter) for letter in text)

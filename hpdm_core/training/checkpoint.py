@@ -9,6 +9,7 @@ and the classes in its header, so that a single `ema.safetensors` is a complete 
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ FORMAT = 1
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, RECIPE = "state.json", "recipe.yaml"
 _PREFIX, _PARTIAL, _DAMAGED, _OLD = "step-", ".partial-", "damaged-", ".old-"
+_NAME = re.compile(f"{_PREFIX}[0-9]{{8,18}}")
 
 
 def checkpoint_name(step: int) -> str:
@@ -34,8 +36,12 @@ def checkpoint_name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return all checkpoint folders below `folder`, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+    """Return all checkpoint folders below `folder`, oldest first.
+
+    Other names and empty folders are left alone: a checkpoint gets its name when it is complete.
+    """
+    named = [path for path in folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name)]
+    return sorted((path for path in named if path.is_dir() and any(path.iterdir())), key=step_of)
 
 
 def step_of(path: Path) -> int:

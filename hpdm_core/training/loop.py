@@ -23,6 +23,7 @@ from hpdm_core.errors import CheckpointError, HpdmError
 from hpdm_core.records import Network, PatchBatch
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream, keep_levels, levels_of_step, split_batch
+from hpdm_core.training.checkpoint import checkpoint_name
 from hpdm_core.training.parallel import Parallel, clip_gradients
 from hpdm_core.training.stopping import Interrupted, StopRequest
 from hpdm_core.training.store import CheckpointStore, TrainState
@@ -89,7 +90,8 @@ def train(
         parallel: this process's rank and device.
         store: checkpoints.
         telemetry: metrics.
-        preview: called with the step while the network holds EMA weights.
+        preview: called with the step while the network holds EMA weights: as planned, at the end,
+            and on a stop.
 
     Returns:
         The last checkpoint.
@@ -100,25 +102,34 @@ def train(
     """
     state.module.train()
     skipped_in_a_row = 0
-    saved = store.folder / f"step-{state.step:08d}"
+    start = state.step
+    saved = store.folder / checkpoint_name(start)
     with StopRequest() as stop:
         while state.step < plan.steps:
             begun = time.perf_counter()
-            batch = batches.next()
+            try:
+                with stop.at_once(alone=parallel.world_size == 1):
+                    batch = batches.next()
+            except KeyboardInterrupt:
+                saved = _saved_now(state, store, saved)
+                if state.step > start:
+                    _last_preview(state, preview)
+                raise Interrupted(_stopped(state, saved)) from None
             report = train_step(state, batch, loss=loss, plan=plan, parallel=parallel, stop=stop)
             state.seconds += time.perf_counter() - begun
             skipped_in_a_row = 0 if report.finite else skipped_in_a_row + 1
             telemetry.record(report, wait_seconds=batches.wait_seconds, seconds=state.seconds)
             if not report.finite:
                 _report_skipped(state, batch, report, skipped_in_a_row)
-            due = state.step % plan.checkpoint_every == 0 or state.step == plan.steps
-            if due or report.stop:
-                must = report.stop or state.step == plan.steps
+            must = report.stop or state.step == plan.steps
+            if must or state.step % plan.checkpoint_every == 0:
                 saved = _save(state, store, must=must) or saved
-            if report.stop and state.step < plan.steps:
-                raise Interrupted(f"stopped at step {state.step}, saved in {saved}")
-            if plan.preview_every and state.step % plan.preview_every == 0:
+            if must:
+                _last_preview(state, preview)
+            elif plan.preview_every and state.step % plan.preview_every == 0:
                 _preview(state, preview)
+            if report.stop and state.step < plan.steps:
+                raise Interrupted(_stopped(state, saved))
     return saved
 
 
@@ -189,6 +200,27 @@ def _accumulate(
             (losses.total * share).backward()
         figures += torch.cat([losses.total.detach().reshape(1), losses.per_level]) * share
     return figures
+
+
+def _saved_now(state: TrainState, store: CheckpointStore, saved: Path) -> Path:
+    """Save the current step unless that was done."""
+    if saved.name == checkpoint_name(state.step):
+        return saved
+    return _save(state, store, must=True)
+
+
+def _last_preview(state: TrainState, preview: Callable[[int], None]) -> None:
+    """Draw the last preview; a signal skips it, as everything is saved."""
+    try:
+        _preview(state, preview)
+    except KeyboardInterrupt:
+        logger.info("step %d: no previews, interrupted", state.step)
+
+
+def _stopped(state: TrainState, saved: Path) -> str:
+    if state.step == 0:
+        return "stopped before the first step; run the same command again"
+    return f"stopped at step {state.step}, saved in {saved}; run the same command again to resume"
 
 
 def _save(state: TrainState, store: CheckpointStore, *, must: bool) -> Path | None:

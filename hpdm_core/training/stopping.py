@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -14,6 +16,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._at_once = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -30,7 +33,26 @@ class StopRequest:
     def requested(self) -> bool:
         return self.signal_name is not None
 
+    @contextmanager
+    def at_once(self, *, alone: bool) -> Iterator[None]:
+        """Interrupt the block by the first signal already: where nothing can be lost.
+
+        Args:
+            alone: whether this is the only process; of several each finishes its step, which the
+                others compute with it.
+
+        Raises:
+            KeyboardInterrupt: a signal came, now or before.
+        """
+        self._at_once = alone
+        try:
+            if alone and self.requested:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        again, self.signal_name = self.requested, signal.Signals(number).name
+        if again or self._at_once:
             raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hpdm_core.errors import HpdmError
-from hpdm_core.files import write_text
+from hpdm_core.files import read_whole_lines, write_text
 from hpdm_core.progress import Progress
 
 logger = logging.getLogger("hpdm.training")
@@ -235,15 +235,12 @@ def trim_metrics(folder: Path, step: int) -> None:
     path = folder / METRICS
     if not path.is_file():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of_line(line) <= step]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    kept = [line for line in read_whole_lines(path) if _has_step(line) and line["step"] <= step]
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
 
-def _step_of_line(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def _has_step(line: object) -> bool:
+    return isinstance(line, dict) and isinstance(line.get("step"), int)
 
 
 def _fields(line: dict[str, object]) -> dict[str, str]:

@@ -12,24 +12,25 @@ COMMON = {"--dry-run", "--json", "--help"}
 PREP = COMMON | {"--name", "--workers"}
 TRAIN = COMMON | {"RECIPE", "KEY=VALUE", "--out", "--device", "--seed", "torchrun"}
 OPTIONS = {
-    "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "--version", "130"},
+    "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "130"}
+    | {"--version", "--install-completion"},
     "prep": {"ucf101", "folder", "captions", "shapes", "vizdoom"},
     "prep ucf101": PREP | {"--source", "--fold"},
     "prep folder": PREP | {"--source"},
     "prep captions": PREP | {"--source", "--text-encoder", "--device"},
     "prep shapes": PREP | {"--num", "--size", "--frames", "--seed"},
     "prep vizdoom": PREP | {"--num", "--size", "--frames", "--scenes", "--seed", "hpdm[vizdoom]"},
-    "train": TRAIN,
+    "train": TRAIN | {"--list", "--copy"},
     "finetune": (TRAIN - {"torchrun"}) | {"--from"},
     "sample": COMMON
     | {"--checkpoint", "--recipe", "--overlap", "--num", "--class", "--prompt", "--prompt-file"}
     | {"--guidance", "--steps", "--out", "--format", "--cache", "--cache-gb", "--batch", "--shard"}
     | {"--tile-batch", "--save-levels", "--compare-overlaps", "--text-encoder", "--device"}
-    | {"--seed"},
+    | {"--seed", "--list"},
     "eval-fvd": COMMON
     | {"--checkpoint", "--samples", "--real", "--protocol", "--metrics", "--detector", "--split"}
     | {"--num-fakes", "--out", "--batch", "--device", "--seed", "--force"},
-    "ablate": COMMON | {"TABLE", "--scale", "--rows", "--device", "--seed", "--out"},
+    "ablate": COMMON | {"--list", "TABLE", "--scale", "--rows", "--device", "--seed", "--out"},
 }
 PROBE = """
 import sys

@@ -16,6 +16,7 @@ import os, signal, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import typer
 from hpdm_cli.console import session
+from hpdm_cli.tables import Shown
 from hpdm_core.errors import DataError
 app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
@@ -26,20 +27,37 @@ def command(json: bool = False) -> None:
         {body}
 app()
 """
-SHOW = 'current.show({"videos": 3, "rows": [{"a": 1}, {"a": 2}]}, title="Made")'
+SHOW = """current.show(
+            {"videos": 3, "rows": [{"a": 1}, {"a": 2}]},
+            Shown(lines=[("made", "3 [videos]")], tables={"Rows": [{"a": 1}, {"a": 2}]}),
+        )"""
 MISTAKE = 'raise DataError("no [videos] in x", got=0, expected="some", remedy="add some")'
 
 
-def _run(body: str, *args: str, rank: int = 0) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body=body), *args],
-        cwd=ROOT,
-        env=os.environ | {"RANK": str(rank), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def _run(
+    body: str, *args: str, rank: int = 0, stdout: str | None = None
+) -> subprocess.CompletedProcess:
+    """Run the program; stdout may be a file, or a pipe whose reader has left."""
+    target = subprocess.PIPE
+    if stdout == "closed pipe":
+        reader, target = os.pipe()
+        os.close(reader)
+    elif stdout is not None:
+        target = os.open(stdout, os.O_WRONLY)
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(body=body), *args],
+            cwd=ROOT,
+            env=os.environ | {"RANK": str(rank), "COLUMNS": "100"},
+            stdout=target,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        if target != subprocess.PIPE:
+            os.close(target)
 
 
 def test_result_as_json_is_all_of_stdout():
@@ -50,11 +68,26 @@ def test_result_as_json_is_all_of_stdout():
     assert "noise of a child" in done.stderr
 
 
-def test_result_as_tables():
+def test_result_as_tables_and_lines():
     done = _run(SHOW)
     assert done.returncode == 0
-    for word in ("Made", "videos", "rows"):
-        assert word in done.stdout
+    assert done.stdout.endswith("made    3 [videos]\n")
+    assert "Rows" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_a_full_stdout_is_one_message_and_2(args):
+    done = _run(SHOW, *args, stdout="/dev/full")
+    assert done.returncode == 2
+    assert done.stderr.endswith("in its folder; got 'No space left on device'\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_left_is_no_failure():
+    done = _run(SHOW, "--json", stdout="closed pipe")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
 
 
 def test_a_mistake_is_one_message_and_2():

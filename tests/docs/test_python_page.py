@@ -16,7 +16,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def elsewhere(make_weights, tmp_path, monkeypatch):  # noqa: F811
     """An empty folder, with the tiny model and a stand-in Hub."""
     weights = make_weights()
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", weights)
+    monkeypatch.setattr(pretrained, "ASSETS", weights.parent)
+    monkeypatch.setattr(pretrained, "BEST", weights.stem)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)

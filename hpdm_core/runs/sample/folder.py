@@ -10,23 +10,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageSequence
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from hpdm_core.data.dataset import write_json_lines
 from hpdm_core.data.pictures import contact_sheet, video_grid, write_webp
 from hpdm_core.data.video_io import decode_sequential, write_mp4
-from hpdm_core.errors import HpdmError
+from hpdm_core.errors import HpdmError, did_you_mean
 from hpdm_core.files import append_line, atomic_path, read_whole_lines, remove_partials
 from hpdm_core.locks import lock_folder
 from hpdm_core.pipeline.conditions import Request
 from hpdm_core.pipeline.videos import WRITERS
 
 LINES, SHEET, PREVIEW = "samples.jsonl", "contact_sheet.png", "preview.webp"
+COMPARISON = "compare"
 PREVIEW_HEIGHT = 96
 MAX_IN_SHEET = 24
+# What tells a video from the others of a folder: index, seed, class and prompt.
+Key = tuple[int, int, str, str]
+
+
+_TEXT = str | None
+_LINE = TypeAdapter(
+    TypedDict(
+        "_LINE",
+        {"index": int, "seed": int, "class": _TEXT, "prompt": _TEXT, "file": str,
+         "files": list[str], "settings": dict[str, Any]},
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +77,7 @@ class SampleStore:
                 "--format names file formats",
                 got=", ".join(unknown) or "none",
                 expected=f"some of {', '.join(WRITERS)}",
+                remedy=did_you_mean(unknown[0], WRITERS) if unknown else None,
             )
         for line in self.lines():
             if line["settings"] != self.settings:
@@ -78,26 +95,42 @@ class SampleStore:
             yield
 
     def lines(self) -> list[dict]:
-        """Return the finished videos' lines of all processes, without a partial last line."""
-        paths = sorted(self.folder.glob("samples*.jsonl"))
-        return [line for path in paths for line in read_whole_lines(path)]
+        """Return the finished videos' lines of all processes, without a partial last line.
+
+        Raises:
+            HpdmError: a line was not written by `hpdm sample`.
+        """
+        lines = []
+        for path in sorted(self.folder.glob("samples*.jsonl")):
+            for line in read_whole_lines(path):
+                try:
+                    _LINE.validate_python(line, strict=True)
+                except ValidationError as error:
+                    raise HpdmError(
+                        f"{path} holds a line that `hpdm sample` did not write",
+                        got=ascii(line)[:60],
+                        remedy="remove the line, or give another --out",
+                    ) from error
+                lines.append(line)
+        return lines
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
         """Return the requests whose video is missing."""
         done = {
-            (line["index"], line["seed"], line["class"], line["prompt"])
+            _key_of(line)
             for line in self.lines()
             if all((self.folder / name).is_file() for name in line["files"])
             and {Path(name).suffix[1:] for name in line["files"]} >= set(self.formats)
         }
-        return [r for r in requests if (r.index, r.seed, r.class_name, r.prompt) not in done]
+        return [request for request in requests if _key(request) not in done]
 
     def write(self, request: Request, video: np.ndarray, extra: dict[str, np.ndarray]) -> None:
         """Write one video in all formats, its extra videos as MP4, and its line.
 
         Args:
             video: (t, h, w, 3) uint8.
-            extra: more videos by the suffix of their names.
+            extra: more videos by the suffix of their names; `COMPARISON` also gets a picture of
+                its middle frame.
 
         Raises:
             HpdmError: the disk is full or not writable.
@@ -110,6 +143,11 @@ class SampleStore:
             for ending, other in extra.items():
                 write_mp4(self.folder / f"{request.stem}_{ending}.mp4", other, self.fps)
                 files.append(f"{request.stem}_{ending}.mp4")
+            if COMPARISON in extra:
+                files.append(f"{request.stem}_{COMPARISON}.png")
+                middle = extra[COMPARISON][len(video) // 2]
+                with atomic_path(self.folder / files[-1]) as partial:
+                    Image.fromarray(middle).save(partial)
             line = {
                 "index": request.index,
                 "seed": request.seed,
@@ -132,12 +170,12 @@ class SampleStore:
 
     def finish(self, requests: Sequence[Request]) -> None:
         """Join all processes' lines in order; draw the contact sheet and the preview."""
-        wanted = {(r.index, r.seed) for r in requests}
-        by_place = {(line["index"], line["seed"]): line for line in self.lines()}
-        write_json_lines(self.folder / LINES, [by_place[place] for place in sorted(by_place)])
+        lines = {_key_of(line): line for line in self.lines()}
+        write_json_lines(self.folder / LINES, [lines[key] for key in sorted(lines)])
         for path in self.folder.glob("samples-*.jsonl"):
             path.unlink()
-        shown = [by_place[place] for place in sorted(wanted & by_place.keys())][:MAX_IN_SHEET]
+        wanted = sorted({_key(request) for request in requests} & lines.keys())
+        shown = [lines[key] for key in wanted[:MAX_IN_SHEET]]
         videos = [_read_back(self.folder / line["file"], line["settings"]) for line in shown]
         captions = [_caption(line) for line in shown]
         with atomic_path(self.folder / SHEET) as partial:
@@ -145,6 +183,11 @@ class SampleStore:
         columns = math.ceil(math.sqrt(len(videos)))
         grid = video_grid(np.stack(videos), columns=columns, min_height=PREVIEW_HEIGHT)
         write_webp(self.folder / PREVIEW, grid, self.fps)
+
+    def comparisons(self, requests: Sequence[Request]) -> list[str]:
+        """Return the pictures and videos of overlaps side by side."""
+        names = [f"{r.stem}_{COMPARISON}.{kind}" for r in requests for kind in ("png", "mp4")]
+        return [str(self.folder / name) for name in names if (self.folder / name).is_file()]
 
 
 def free_folder(name: str, settings: dict) -> Path:
@@ -157,6 +200,14 @@ def free_folder(name: str, settings: dict) -> Path:
         if not lines or all(line["settings"] == settings for line in lines):
             return folder
     raise HpdmError(f"samples/ holds {number} folders of {base}", remedy="give --out")
+
+
+def _key(request: Request) -> Key:
+    return request.index, request.seed, request.class_name or "", request.prompt or ""
+
+
+def _key_of(line: dict) -> Key:
+    return line["index"], line["seed"], line["class"] or "", line["prompt"] or ""
 
 
 def _caption(line: dict) -> str:

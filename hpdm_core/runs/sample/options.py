@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpdm_core.data.metadata import read_lines
 from hpdm_core.errors import DataError, HpdmError
 from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.names import has_unprintable
 from hpdm_core.pipeline.conditions import Request, default_count, make_requests
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import CacheMode, Resources
 from hpdm_core.recipe.schema import Recipe
+
+MOST_VIDEOS, MOST_AT_ONCE, MOST_CACHE_GB = 1_000_000, 1 << 24, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +73,17 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         for value, option in ((self.batch, "--batch"), (self.tile_batch, "--tile-batch")):
-            if value is not None and value < 1:
-                raise HpdmError(f"{option} counts", got=value, expected="at least 1")
+            if value is not None and not 1 <= value <= MOST_AT_ONCE:
+                raise HpdmError(
+                    f"{option} counts", got=value, expected=f"from 1 to {MOST_AT_ONCE:,}"
+                )
+        if self.cache_gb is not None and not 0 <= self.cache_gb <= MOST_CACHE_GB:
+            raise HpdmError("--cache-gb is a size in GB", got=self.cache_gb, expected="0 or more")
+        if self.num is not None and not 1 <= self.num <= MOST_VIDEOS:
+            raise HpdmError(
+                "--num counts videos", got=self.num, expected=f"from 1 to {MOST_VIDEOS:,}",
+                remedy="make more of them with other --seed and --out",
+            )  # fmt: skip
         if self.shard not in ("videos", "tiles"):
             raise HpdmError(
                 "--shard says what processes share", got=self.shard, expected="videos or tiles"
@@ -98,8 +111,9 @@ def requests_of(options: SampleOptions, pipeline: Pipeline) -> list[Request]:
         HpdmError: unknown class or unsupported condition.
     """
     classes, prompts = options.classes, (*options.prompts, *_lines(options.prompt_file))
-    if options.num is not None and options.num < 1:
-        raise HpdmError("--num counts videos", got=options.num, expected="at least 1")
+    for prompt in prompts:
+        if not prompt.strip() or has_unprintable(prompt):
+            raise HpdmError("a prompt is a line of text", got=ascii(prompt)[:60])
     count = options.num or len(prompts) or len(classes) or default_count(pipeline.classes)
     return make_requests(
         pipeline.recipe,
@@ -119,5 +133,4 @@ def _lines(path: Path | None) -> list[str]:
         return []
     if not path.is_file():
         raise DataError("no prompt file", got=path, expected="a text file with a prompt per line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line]
+    return [text for _, text in read_lines(path)]

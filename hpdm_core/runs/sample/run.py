@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hpdm_core.build import build_sampling
+from hpdm_core.data.pictures import labelled_row
+from hpdm_core.device import available_memory
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.tiled_inference import TileShard
 from hpdm_core.pipeline.conditions import Conditions, Request
@@ -22,13 +25,15 @@ from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.plan import (
     BatchSizes,
     check_overlaps,
+    memory_verdict,
     plan_sampling,
     with_options,
 )
+from hpdm_core.pipeline.pretrained import model_name
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
-from hpdm_core.runs.sample.folder import LINES, PREVIEW, SHEET, SampleStore, free_folder
+from hpdm_core.runs.sample.folder import COMPARISON, LINES, PREVIEW, SHEET, SampleStore, free_folder
 from hpdm_core.runs.sample.options import SampleOptions, requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
@@ -78,7 +83,10 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             return plan(where=f"recipe {recipe.name}")
         requests = requests_of(options, pipeline)
         if options.dry_run:
-            return plan(where=str(pipeline.path)) | {"videos": len(requests)}
+            sizes = pipeline.batch_sizes(settings, len(requests), options.resources(TileShard()))
+            verdict = memory_verdict(recipe, sizes, free=available_memory(parallel.device))
+            plan_here = {"videos": len(requests), "memory_verdict": verdict}
+            return plan(where=str(pipeline.path)) | plan_here
         job = SampleJob(
             pipeline=pipeline,
             settings=settings,
@@ -125,6 +133,7 @@ class SampleJob:
             "made": made,
             "contact_sheet": str(store.folder / SHEET),
             "preview": str(store.folder / PREVIEW),
+            "comparisons": store.comparisons(requests),
             "list": str(store.folder / LINES),
             "checkpoint": str(self.pipeline.path),
             "settings": store.settings,
@@ -170,7 +179,7 @@ class SampleJob:
         }
         settings = json.loads(json.dumps(recorded))  # as read back from JSON
         return SampleStore(
-            folder=self.options.out or free_folder(self.pipeline.recipe.name, settings),
+            folder=self.options.out or free_folder(model_name(self.pipeline.path), settings),
             formats=self.options.formats,
             fps=self.pipeline.recipe.sampling.fps,
             settings=settings,
@@ -190,7 +199,7 @@ class SampleJob:
         if self.options.save_levels:
             extras |= {f"level{k}": to_uint8(video) for k, video in enumerate(levels[:-1])}
         if self.compare:
-            extras["compare"] = self._compare(chunk, draw, levels[-1])
+            extras[COMPARISON] = self._compare(chunk, draw, levels[-1])
         if self.options.shard == "tiles" and not self.parallel.is_main:
             return
         videos = to_uint8(levels[-1]).numpy()
@@ -225,7 +234,10 @@ class SampleJob:
         )
 
     def _compare(self, chunk: list[Request], draw: SampleFn, finest: Tensor) -> Tensor:
-        """Return the same seeds under other overlaps, side by side: (b, t, h, sum of w, 3)."""
+        """Return the same seeds under other overlaps, side by side and labelled: (b, t, h, w, 3).
+
+        Small videos are enlarged.
+        """
         parts = []
         for overlap in self.compare:
             if overlap != self.settings.overlap:
@@ -233,7 +245,9 @@ class SampleJob:
                 parts.append(draw(settings, chunk)[-1])
             else:
                 parts.append(finest)
-        return to_uint8(torch.cat(parts, dim=-1))
+        labels = [f"overlap {overlap or 'none'}" for overlap in self.compare]
+        videos = zip(*(to_uint8(part).numpy() for part in parts), strict=True)
+        return torch.from_numpy(np.stack([labelled_row(row, labels) for row in videos]))
 
     def _tile_shard(self) -> TileShard:
         if self.options.shard == "videos" or self.parallel.world_size == 1:

@@ -3,6 +3,7 @@
 Each error names a remedy.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -14,13 +15,16 @@ from hpdm_core.data.order import ClipRules
 from hpdm_core.device import resolve_device
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeError
 from hpdm_core.files import gigabytes
-from hpdm_core.recipe.load import recipe_from_yaml
+from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
 from hpdm_core.runs.train.warm_start import plan_warm_start
+from hpdm_core.training.checkpoint import list_checkpoints
 from hpdm_core.training.parallel import free_memory, num_processes
 
 logger = logging.getLogger("hpdm.runs")
+
+INITIALISED = "initialised.json"  # status of a base model's weights
 
 # What may differ between a run's recipe and the one it is resumed with: nothing here changes
 # what the network learns, except that more steps stretch a cosine schedule.
@@ -101,18 +105,17 @@ def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:
     return recipe.with_fields("model", {"num_classes": len(dataset.classes)})
 
 
-def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
+def check_same_recipe(recipe: Recipe, saved: Path) -> None:
     """Refuse to resume a run with a different recipe.
 
     Args:
         recipe: what the run is to be resumed with.
         saved: the recipe file of the run.
-        step: steps completed.
 
     Raises:
         RecipeError: listing every field that differs.
     """
-    before = _flat(recipe_from_yaml(saved.read_text(), str(saved)))
+    before = _flat(load_recipe(saved))
     after = _flat(recipe)
     changed = [
         f"{name}: {before.get(name)} -> {after.get(name)}"
@@ -126,12 +129,57 @@ def check_same_recipe(recipe: Recipe, saved: Path, *, step: int) -> None:
             f"the run in {saved.parent} was started with another recipe ({'; '.join(changed)})",
             remedy="change these back to resume it, or give another --out to start again",
         )
-    if recipe.train.steps < step:
+
+
+def check_steps(recipe: Recipe, out: Path, *, done: int) -> None:
+    """Refuse fewer steps than a resumed run has done.
+
+    Raises:
+        RecipeError: it has done more.
+    """
+    if recipe.train.steps < done:
         raise RecipeError(
-            f"the run in {saved.parent} has done {step} steps already",
+            f"the run in {out} has done {done} steps already",
             got=f"train.steps={recipe.train.steps}",
-            expected=f"at least {step}",
+            expected=f"at least {done}",
         )
+
+
+def check_base(out: Path, init_from: str | Path) -> None:
+    """Refuse to fine-tune into a run that was not started from a base model.
+
+    Args:
+        out: the run's folder.
+        init_from: the base model that is asked for.
+
+    Raises:
+        CheckpointError: the run has checkpoints and was trained from scratch.
+    """
+    if not list_checkpoints(out / "checkpoints"):
+        return
+    if base_of(out) is None:
+        raise CheckpointError(
+            f"the run in {out} was trained from scratch, so it cannot start from {init_from}",
+            remedy="give another --out for the fine-tuned model",
+        )
+    logger.info("resuming %s: %s is not read again", out, init_from)
+
+
+def base_of(out: Path) -> str | None:
+    """Return the recipe name of the base model that a run was started from, if any.
+
+    Raises:
+        CheckpointError: the run's record of it is damaged.
+    """
+    path = out / INITIALISED
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_bytes())["base_recipe"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged", got=error, remedy="restore it, or give another --out"
+        ) from error
 
 
 def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
@@ -179,7 +227,7 @@ def check_disk(recipe: Recipe, out: Path, *, parameters: int) -> None:
         CheckpointError: too little space.
     """
     each = parameters * BYTES_PER_SAVED_PARAMETER
-    have = len(list((out / "checkpoints").glob("step-*")))
+    have = len(list_checkpoints(out / "checkpoints"))
     needed = each * max(1, recipe.train.keep_checkpoints + 1 - have)
     free = shutil.disk_usage(_existing(out)).free
     if free < needed:

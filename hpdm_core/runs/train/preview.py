@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from hpdm_core.data.dataset import VideoDataset
-from hpdm_core.data.pictures import contact_sheet, video_grid
+from hpdm_core.data.pictures import GAP, contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
 from hpdm_core.data.video_io import write_mp4
+from hpdm_core.errors import HpdmError
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
@@ -23,6 +24,8 @@ from hpdm_core.records import Condition
 from hpdm_core.training.parallel import Parallel
 
 logger = logging.getLogger("hpdm.runs")
+
+PREVIEW_HEIGHT = 128
 
 
 def make_preview(
@@ -37,7 +40,8 @@ def make_preview(
     """Return the function that generates the previews of a step.
 
     All processes generate the same videos (FSDP2 gathers weights collectively); the main one
-    writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their frames.
+    writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their numbered frames;
+    small videos are enlarged.
 
     Args:
         recipe: solver, number of videos, conditioning.
@@ -56,14 +60,19 @@ def make_preview(
         free = parallel.free_memory()
         limit = None if free is None else free / 2e9
         resources = Resources(free=free, cache="gpu", cache_gb=limit)
-        drawn = pipeline.sample(range(len(captions)), condition, resources=resources)
+        try:
+            drawn = pipeline.sample(range(len(captions)), condition, resources=resources)
+        except HpdmError as error:
+            logger.warning("step %d: no previews: %s", step, error)
+            return
         videos = to_uint8(drawn).numpy()
         if not parallel.is_main:
             return
         path = folder / f"step-{step:08d}.mp4"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_mp4(path, video_grid(videos), recipe.sampling.fps)
+            grid = video_grid(videos, min_height=PREVIEW_HEIGHT, gap=GAP)
+            write_mp4(path, grid, recipe.sampling.fps)
             sheet = contact_sheet(list(videos), captions)
             sheet.save(path.with_suffix(".png"))
         except OSError as error:

@@ -6,6 +6,7 @@ Run again, the same command resumes from the newest intact checkpoint.
 import json
 import logging
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,12 @@ from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
 from hpdm_core.runs.train.fit import fit_micro_batch
+from hpdm_core.runs.train.loss_plot import PICTURE, plot_losses
 from hpdm_core.runs.train.preview import make_preview
 from hpdm_core.runs.train.warm_start import WarmStart, plan_warm_start
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
-from hpdm_core.training.checkpoint import RECIPE, list_checkpoints, step_of
+from hpdm_core.training.checkpoint import RECIPE, list_checkpoints
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.parallel import Parallel, start_parallel
@@ -45,7 +47,7 @@ from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
 
 logger = logging.getLogger("hpdm.runs")
 
-INITIALISED = "initialised.json"  # status of a base model's weights
+SAMPLES = "samples"  # folder of previews in a run
 
 
 def run_train(
@@ -86,10 +88,10 @@ def run_train(
         preflight.check_data(recipe, dataset)
         preflight.check_processes(recipe, parallel.world_size)
         start = None
-        if init_from is not None and list_checkpoints(out / "checkpoints"):
-            logger.info("resuming %s: %s is not read again", out, init_from)
-        elif init_from is not None:  # checked before the run's folder is created
-            start = plan_warm_start(init_from, recipe, classes=dataset.classes)
+        if init_from is not None:  # checked before the run's folder is created
+            preflight.check_base(out, init_from)
+            if not list_checkpoints(out / "checkpoints"):
+                start = plan_warm_start(init_from, recipe, classes=dataset.classes)
         remedy = "wait for it, stop it, or give another --out"
         lock = lock_folder(out, doing="training into", remedy=remedy)
         run = Run(recipe=recipe, dataset=dataset, out=out, parallel=parallel, progress=progress)
@@ -136,10 +138,13 @@ class Run:
         if resumed is not None:
             logger.info("resuming from %s", resumed)
         start = state.step
+        preflight.check_steps(self.recipe, self.out, done=start)
         taken = None
         if resumed is None and warm_start is not None:
             taken = self._take_over(warm_start, state)
         if self.parallel.is_main:
+            if resumed is None and warm_start is None:  # left by a run that saved nothing
+                (self.out / preflight.INITIALISED).unlink(missing_ok=True)
             write_text(self.out / RECIPE, recipe_to_yaml(self.recipe))
         telemetry = self._telemetry(start)
         loader = build_loader(
@@ -159,6 +164,8 @@ class Run:
         summary = {
             "run": str(self.out),
             "checkpoint": str(last),
+            "preview": _existing(self.out / SAMPLES / f"step-{state.step:08d}.png"),
+            "loss_plot": _existing(self.out / PICTURE),
             "steps": state.step,
             "micro_batch": micro_batch,
             "resumed_from_step": start if resumed is not None else None,
@@ -179,7 +186,7 @@ class Run:
             logger.info(line)
         summary = warm_start.summary()
         if self.parallel.is_main:
-            write_text(self.out / INITIALISED, json.dumps(summary, indent=1))
+            write_text(self.out / preflight.INITIALISED, json.dumps(summary, indent=1))
         return summary
 
     def _loop(
@@ -202,15 +209,26 @@ class Run:
             parallel=self.parallel,
             store=store,
             telemetry=telemetry,
-            preview=make_preview(
-                recipe,
-                state.network,
-                dataset=self.dataset,
-                folder=self.out / "samples",
-                parallel=self.parallel,
-                show=telemetry.show,
-            ),
+            preview=self._pictures(state, telemetry),
         )
+
+    def _pictures(self, state: TrainState, telemetry: Telemetry) -> Callable[[int], None]:
+        """Return the function that draws the losses and the previews of a step."""
+        preview = make_preview(
+            self.recipe,
+            state.network,
+            dataset=self.dataset,
+            folder=self.out / SAMPLES,
+            parallel=self.parallel,
+            show=telemetry.show,
+        )
+
+        def draw(step: int) -> None:
+            if self.parallel.is_main:
+                plot_losses(self.out)
+            preview(step)
+
+        return draw
 
     def _state(self) -> TrainState:
         settings = self.recipe.train
@@ -264,16 +282,16 @@ class Run:
 
     def _base(self, warm_start: WarmStart | None) -> dict[str, str]:
         """Return the base model's name for weights' headers, also after a resume."""
-        summary = self.out / INITIALISED
         if warm_start is not None:
             return {"base": warm_start.base.recipe.name}
-        return {"base": json.loads(summary.read_text())["base_recipe"]} if summary.is_file() else {}
+        base = preflight.base_of(self.out) if list_checkpoints(self.out / "checkpoints") else None
+        return {} if base is None else {"base": base}
 
     def _check_recipe(self) -> None:
         """Refuse to resume a run that was started with another recipe."""
-        path, done = self.out / RECIPE, list_checkpoints(self.out / "checkpoints")
-        if done and path.is_file():
-            preflight.check_same_recipe(self.recipe, path, step=step_of(done[-1]))
+        path = self.out / RECIPE
+        if list_checkpoints(self.out / "checkpoints") and path.is_file():
+            preflight.check_same_recipe(self.recipe, path)
 
     def _telemetry(self, start: int) -> Telemetry:
         settings, main = self.recipe.train, self.parallel.is_main
@@ -293,6 +311,10 @@ class Run:
             steps=settings.steps,
             sinks=sinks,
         )
+
+
+def _existing(path: Path) -> str | None:
+    return str(path) if path.is_file() else None
 
 
 def plan_from(recipe: Recipe) -> Plan:

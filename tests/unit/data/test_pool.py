@@ -17,6 +17,10 @@ def work(task: int, mark) -> int:
     if task == 7:
         mark(NO_MARK)
         time.sleep(600)
+    if task > 100:  # slow, but busy
+        for place in range(8):
+            mark(place)
+            time.sleep(1.0)
     return task * task
 
 
@@ -46,6 +50,13 @@ def test_a_hung_worker_is_ended():
     assert lost.mark == NO_MARK
     assert "no answer after 8 s" in str(lost)
     assert results == {1: 1, 2: 4}
+
+
+def test_a_slow_worker_that_marks_its_progress_is_waited_for():
+    with WorkerPool(work, workers=1, timeout=5.0) as pool:
+        pool.submit(101)
+        assert pool.collect(within=0.1) == []
+        assert pool.collect() == [(101, 101 * 101)]
 
 
 def test_closing_ends_workers_in_the_middle_of_a_task():

@@ -17,6 +17,7 @@ from hpdm_core.errors import CheckpointError, DeviceError, HpdmError
 from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.generate import ExecutionOptions, generate
 from hpdm_core.pipeline import pretrained
+from hpdm_core.pipeline.conditions import Request
 from hpdm_core.progress import NoProgress, TqdmProgress
 from hpdm_core.records import Condition
 from hpdm_core.runs.sample.options import SampleOptions
@@ -229,7 +230,14 @@ def test_a_model_of_another_version_is_refused_in_one_message(make_weights):
         ({"classes": '{"a": 1}'}, "header of .* is damaged; got classes"),
         ({"classes": "[1]"}, "header of .* is damaged"),
         ({"classes": "["}, "header of .* is damaged"),
-        ({"step": "many"}, "header of .* is damaged; got invalid literal"),
+        ({"classes": "[" * 99999}, "header of .* is damaged"),
+        ({"classes": '["a", "b", "a\\nb"]'}, "header of .* is damaged; .* that can be printed"),
+        ({"classes": "[]"}, "header of .* is damaged; got classes '0 names'; .* of 3 classes"),
+        ({"classes": '["a", "b", "c", "d"]'}, "header of .* is damaged; got classes '4 names'"),
+        ({"step": "many"}, "header of .* is damaged; got step 'many'; expected a number"),
+        ({"step": "-1"}, "header of .* is damaged; got step"),
+        ({"step": "1" * 5000}, "header of .* is damaged; got step"),
+        ({"seconds": "nan"}, "header of .* is damaged; got seconds"),
         ({"recipe": "!!python/object:os.system {}"}, "cannot be used by this version"),
         ({"recipe": None}, "does not say which model it belongs to; got no recipe"),
     ],
@@ -246,14 +254,39 @@ def test_weights_that_are_not_finite_are_refused(make_weights, value):
         hpdm.Pipeline.from_pretrained(path, device="cpu")
 
 
+@pytest.mark.parametrize("fps", ["1e300", "1e-300", "0.01"])
+def test_a_frame_rate_that_no_file_can_have_is_refused(make_weights, fps):
+    path = make_weights()
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()["recipe"].replace("fps: 25.0", f"fps: {fps}")
+    with pytest.raises(CheckpointError, match=r"cannot be used .*sampling.fps is .* from 0.1 to"):
+        hpdm.Pipeline.from_pretrained(rewrite(path, recipe=text), device="cpu")
+
+
+def test_weights_of_another_type_are_refused(make_weights):
+    path = rewrite(make_weights(), tensors={"latents": torch.zeros(4, 16, dtype=torch.int64)})
+    with pytest.raises(CheckpointError, match=r"latents of torch.int64; expected .* float32"):
+        hpdm.Pipeline.from_pretrained(path, device="cpu")
+
+
+def test_files_of_prompts_that_look_alike_have_names_of_their_own():
+    prompts = ["a fox", "a  fox", "a, fox", "a fox " + "x" * 60, "a fox " + "x" * 60 + "y", "é"]
+    stems = [Request(index=0, seed=0, prompt=prompt).stem for prompt in prompts]
+    assert stems[0] == "00000_a-fox_seed0"
+    assert len(set(stems)) == len(prompts)
+    assert all(len(stem) < 80 and stem.isascii() for stem in stems)
+
+
 def test_references(make_weights, tmp_path, monkeypatch):
     path = make_weights()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "ASSETS", tmp_path)
+    monkeypatch.setattr(pretrained, "BEST", path.stem)
     assert pretrained.find_model("shipped") == path
+    assert pretrained.find_model(path.stem) == path
     assert pretrained.find_model(None) == path
     assert pretrained.find_model(str(path)) == path
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", tmp_path / "absent")
+    monkeypatch.setattr(pretrained, "ASSETS", tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"no shipped model.*hpdm prep shapes"):
         pretrained.find_model("shipped")
     with pytest.raises(CheckpointError, match="no checkpoint at nowhere"):

@@ -45,6 +45,7 @@ def test_what_an_interruption_saved_goes_once_there_is_a_newer_one(tmp_path):
     def saved(*steps: int) -> list[int]:
         for step in steps:
             (tmp_path / f"step-{step:08d}").mkdir()
+            (tmp_path / f"step-{step:08d}" / checkpoint.STATE).touch()
             checkpoint.prune(tmp_path, keep=3, every=10)
         return [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(tmp_path)]
 
@@ -53,6 +54,18 @@ def test_what_an_interruption_saved_goes_once_there_is_a_newer_one(tmp_path):
     assert saved(20, 30) == [10, 20, 30]
     assert saved(33) == [20, 30, 33]
     assert saved(35, 40) == [20, 30, 40]
+
+
+def test_other_names_and_empty_folders_do_not_count(trained, tmp_path):
+    names = ("step-abc", "step-00000099", "step-", "step-²²²²²²²²", "step--0000001")
+    for name in names:
+        (tmp_path / "checkpoints" / name).mkdir()
+    (tmp_path / "checkpoints" / "step-abc" / "file").touch()
+    (tmp_path / "checkpoints" / "step-00000100").touch()
+    assert checkpoints(tmp_path) == ["step-00000008", "step-00000012"]
+    assert checkpoint.find_weights(tmp_path).parent.name == "step-00000012"
+    assert run(tmp_path).step == 12
+    assert all((tmp_path / "checkpoints" / name).is_dir() for name in names)
 
 
 def test_what_is_read_back_is_what_was_written(trained, tmp_path):

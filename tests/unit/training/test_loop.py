@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -174,6 +175,24 @@ def test_a_signal_saves_and_the_rest_equals_the_uninterrupted_run(tmp_path, numb
     assert_equal(run(tmp_path / "a"), run(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("waited_for", [0, 7])
+def test_a_signal_while_a_batch_is_waited_for_is_heard_at_once(tmp_path, waited_for):
+    def stuck(start_step):
+        for batch in make_batches(start_step):
+            if start_step == waited_for:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            yield batch
+            start_step += 1
+
+    drawn = []
+    said = "stopped at step 7, saved in" if waited_for else "stopped before the first step"
+    with pytest.raises(Interrupted, match=said):
+        run(tmp_path / "a", batches=stuck, preview=drawn.append)
+    assert drawn == ([7] if waited_for else [])
+    assert_equal(run(tmp_path / "a"), run(tmp_path / "b"))
+
+
 def test_a_second_signal_does_not_wait(tmp_path):
     def impatient(network, batch, *, seed, step):
         os.kill(os.getpid(), signal.SIGINT)
@@ -245,7 +264,7 @@ def test_a_loader_that_keeps_breaking_is_an_error(tmp_path):
 def test_previews_are_drawn_when_planned_and_change_nothing(tmp_path):
     drawn = []
     state = run(tmp_path / "a", plan=make_plan(preview_every=5), preview=drawn.append)
-    assert drawn == [5, 10]
+    assert drawn == [5, 10, 12]  # and at the end
     assert_equal(state, run(tmp_path / "b"))
 
 

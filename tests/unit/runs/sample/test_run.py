@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 from hpdm_core.data import video_io
+from hpdm_core.data.pictures import GAP, LABEL_HEIGHT
 from hpdm_core.errors import CheckpointError, HpdmError
+from hpdm_core.inference import generate
 from hpdm_core.locks import LOCK, lock_folder
+from hpdm_core.pipeline import pipeline
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.pretrained import newest_run
 from hpdm_core.recipe.load import load_recipe
@@ -92,6 +95,47 @@ def test_a_line_that_was_torn_by_a_kill_is_made_again(sample, tmp_path):
     assert len(lines(tmp_path / "out")) == 2
 
 
+def test_another_class_in_the_same_folder_loses_no_line(sample, tmp_path):
+    sample(num=2, classes=("circle",))
+    assert sample(num=2, classes=("star",))["made"] == 2
+    found = [(line["index"], line["seed"], line["class"]) for line in lines(tmp_path / "out")]
+    assert found == [(0, 0, "circle"), (0, 0, "star"), (1, 1, "circle"), (1, 1, "star")]
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 4
+
+
+@pytest.mark.parametrize("text", ["{}", '{"index": "0"}', "[1]", "\xff", "[" * 9999])
+def test_a_line_that_was_not_written_here_is_refused_or_left_out(sample, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "samples.jsonl").write_text(text + "\n", encoding="latin-1")
+    if text[0] == "{":
+        with pytest.raises(HpdmError, match="holds a line that `hpdm sample` did not write"):
+            sample(num=1)
+    else:
+        assert sample(num=1)["made"] == 1
+
+
+def test_sampling_that_diverges_is_refused_with_the_setting(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "LARGEST_PIXEL", 1e-6)
+    with pytest.raises(HpdmError, match=r"diverged on level 0.*guidance scale, which is 900"):
+        sample(num=1, guidance=900.0)
+    with pytest.raises(HpdmError, match=r"diverged on level 0.*an earlier checkpoint"):
+        sample(num=1)
+    assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_a_network_that_gives_nan_is_refused(sample, monkeypatch):
+    read = pipeline.read_network
+
+    def broken(path, header):
+        network, sha256 = read(path, header)
+        network.detokenizer.project.bias.data[0] = float("nan")
+        return network, sha256
+
+    monkeypatch.setattr(pipeline, "read_network", broken)
+    with pytest.raises(HpdmError, match="diverged on level 0; got pixels of nan"):
+        sample(num=1)
+
+
 def test_videos_of_other_settings_are_not_mixed(sample):
     sample(num=1)
     with pytest.raises(HpdmError, match=r"holds videos of other settings.*--out"):
@@ -108,9 +152,10 @@ def test_two_commands_do_not_sample_into_one_folder(sample, tmp_path):
 
 def test_the_default_folder_is_free_or_holds_the_same_settings(sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert sample(num=1, out=None)["out"] == "samples/tiny_hw"
+    name = tmp_path.name  # of the folder with model.safetensors
+    assert sample(num=1, out=None)["out"] == f"samples/{name}_hw"
     assert sample(num=2, out=None)["made"] == 1
-    assert sample(num=1, out=None, steps=(3, 2))["out"] == "samples/tiny_hw_2"
+    assert sample(num=1, out=None, steps=(3, 2))["out"] == f"samples/{name}_hw_2"
 
 
 @pytest.mark.parametrize("change", [{"batch": 1}, {"tile_batch": 1}, {"cache": "off"}])
@@ -125,11 +170,16 @@ def test_how_the_work_is_cut_changes_no_video(sample, tmp_path, change):
 
 
 def test_levels_and_overlaps_side_by_side(sample, tmp_path):
-    sample(num=1, save_levels=True, compare_overlaps=("none", "hw", "fhw"))
+    made = sample(num=1, save_levels=True, compare_overlaps=("none", "hw", "fhw"))
     files = lines(tmp_path / "out")[0]["files"]
     by_end = {name.rsplit("_")[-1]: tmp_path / "out" / name for name in files}
     assert frames(by_end["level0.mp4"]).shape == (2, 8, 8, 3)
-    assert frames(by_end["compare.mp4"]).shape == (4, 16, 48, 3)
+    video = frames(by_end["compare.mp4"])
+    assert video.shape == (4, LABEL_HEIGHT + 192, 3 * 192 + 2 * GAP, 3)  # enlarged 12 times
+    with Image.open(by_end["compare.png"]) as picture:
+        assert picture.size == video.shape[2:0:-1]
+    assert made["comparisons"] == [str(by_end[f"compare.{kind}"]) for kind in ("png", "mp4")]
+    assert video[:, :LABEL_HEIGHT].min() < 100  # there is writing
 
 
 def test_guidance_and_overlap_change_the_video(sample, tmp_path):
@@ -164,9 +214,18 @@ def test_dry_run_writes_nothing(sample, tmp_path):
         ({"prompts": ("a fox",)}, "a prompt is given; got a model conditioned on class"),
         ({"overlap": "hx"}, "unknown overlap; got 'hx'; expected none, f, h, w, fh"),
         ({"steps": (4,)}, "steps gives solver steps per level; got 1 of them; expected 2"),
-        ({"steps": (4, 0)}, "at least 1"),
+        ({"steps": (4, 0)}, "from 1 to 10,000"),
         ({"guidance": -1.0}, "guidance is out of range"),
         ({"num": 0}, "--num counts videos"),
+        ({"num": 10**9, "dry_run": True}, "--num counts videos; got 1000000000"),
+        ({"classes": ("²",)}, "does not know the class; got '.xb2'"),
+        ({"classes": ("9" * 5000,)}, "does not know the class; got '9999"),
+        ({"cache_gb": float("nan")}, "--cache-gb is a size in GB; got nan"),
+        ({"cache_gb": -1.0}, "--cache-gb is a size in GB; got -1"),
+        ({"guidance": float("nan")}, "guidance is out of range"),
+        ({"guidance": 1e9}, "guidance is out of range"),
+        ({"steps": (10**12, 1)}, "steps counts solver steps"),
+        ({"prompts": ("a\udcfffox",)}, "a prompt is a line of text"),
         ({"batch": 0}, "--batch counts"),
         ({"formats": ("avi",)}, "--format names file formats; got avi"),
         ({"compare_overlaps": ("hw",)}, "two or more"),

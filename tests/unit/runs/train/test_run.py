@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hpdm_core.build import activation_bytes_per_video, build_diffusion, build_loader, build_network
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, HpdmError, RecipeError
+from hpdm_core.inference import generate
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import recipe_from_yaml, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
@@ -111,7 +113,21 @@ def test_previews_are_as_many_as_asked_for(recipe, tmp_path, conditioning):
     recipe = changed(recipe, "train", steps=1, preview_every=1, preview_videos=6)
     go(recipe, tmp_path)
     frames = list(decode_sequential(tmp_path / "samples" / "step-00000001.mp4"))
-    assert (len(frames), frames[0].shape) == (4, (2 * 32, 4 * 32, 3))
+    assert (len(frames), frames[0].shape) == (4, (2 * 128 + 4, 4 * 128 + 3 * 4, 3))
+
+
+def test_pictures_are_left_at_the_end_without_being_asked_for(recipe, tmp_path):
+    summary = go(changed(recipe, "train", steps=2, log_every=1, preview_videos=2), tmp_path)
+    for name in ("preview", "loss_plot"):
+        with Image.open(summary[name]) as picture:
+            assert min(picture.size) > 200
+
+
+def test_a_preview_that_diverges_does_not_stop_training(recipe, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(generate, "LARGEST_PIXEL", 0.0)
+    summary = go(changed(recipe, "train", steps=1), tmp_path)
+    assert (summary["steps"], summary["preview"]) == (1, None)
+    assert any("no previews: sampling diverged on level 0" in line for line in caplog.messages)
 
 
 def test_a_preview_that_cannot_be_written_does_not_stop_training(recipe, tmp_path, caplog):
@@ -164,6 +180,18 @@ def test_a_run_is_not_resumed_with_another_recipe(recipe, tmp_path):
         go(other, tmp_path)
     with pytest.raises(RecipeError, match=r"has done 6 steps already; got train.steps=5"):
         go(changed(recipe, "train", steps=5), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl"])
+def test_a_file_of_the_run_that_is_no_text_is_refused_or_left_out(recipe, tmp_path, name):
+    go(recipe, tmp_path)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    if name == "recipe.yaml":
+        with pytest.raises(RecipeError, match="not text in UTF-8"):
+            go(recipe, tmp_path)
+    else:
+        assert go(recipe, tmp_path)["steps"] == 6
 
 
 def test_the_noise_of_finished_levels_belongs_to_training(recipe, tmp_path):

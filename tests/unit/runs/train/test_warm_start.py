@@ -242,7 +242,8 @@ def test_another_kind_of_condition_brings_its_own_tables(make_weights, old, new)
 
 def test_the_shipped_model_can_be_a_base(make_weights, monkeypatch):
     path = make_weights()
-    monkeypatch.setattr(pretrained, "SHIPPED_WEIGHTS", path)
+    monkeypatch.setattr(pretrained, "ASSETS", path.parent)
+    monkeypatch.setattr(pretrained, "BEST", path.stem)
     start = plan_warm_start(Path("shipped"), recipe_with(), classes=CLASSES)
     assert start.base.path == path
     assert start.level_0_as_base
@@ -370,6 +371,17 @@ def test_a_fine_tuned_run_goes_on_without_its_base(root, base_run, tmp_path, cap
         )
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_from_scratch_is_not_taken_over(root, base_run, tmp_path):
+    go(train_recipe(root), tmp_path / "own")
+    kept = find_weights(tmp_path / "own").read_bytes()
+    with pytest.raises(CheckpointError, match=r"was trained from scratch.*another --out"):
+        go(train_recipe(root, ("steps: 6", "steps: 9")), tmp_path / "own", init_from=base_run)
+    assert find_weights(tmp_path / "own").read_bytes() == kept
+    (tmp_path / "own" / "initialised.json").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"initialised.json is damaged"):
+        go(train_recipe(root), tmp_path / "own", init_from=base_run)
 
 
 def test_a_base_that_is_absent_or_misfits_leaves_nothing(root, base_run, tmp_path):

@@ -1,0 +1,287 @@
+"""The lines that commands end with: what was made, where, its figures, and the next command."""
+
+import shlex
+from pathlib import Path
+
+from hpdm_cli.tables import Shown
+from hpdm_cli.units import count, device_hours, duration, flop, resolution, size
+
+_MOST_COLUMNS = 4  # of a table in the terminal
+# Recipe to train on a data set, by the command that prepared it; else the one for own videos.
+_RECIPES = {"shapes": "quickstart", "vizdoom": "walks", "ucf101": "hpdm_s"}
+
+
+def prepared(result: dict, *, root: Path, kind: str) -> Shown:
+    """Return the ending of `hpdm prep`, also of its dry run."""
+    lines = [("data", result["usable"])] if "usable" in result else []
+    if "bytes" not in result:  # a dry run
+        lines = [("plan", f"{name.replace('_', ' ')}: {value}") for name, value in result.items()
+                 if isinstance(value, int | str) and name not in ("name", "folder")]  # fmt: skip
+        return Shown(lines=[*lines, ("to", result["folder"])])
+    frames, sizes = result["frames"], list(result["sizes"])
+    splits = ", ".join(f"{name} {number:,}" for name, number in result["splits"].items())
+    lines.append(("in", f"{result['folder']} ({size(result['bytes'])})"))
+    described = [f"{result['classes']} classes", f"{frames['min']} to {frames['max']} frames"]
+    described.append(sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, most {sizes[0]}")
+    lines.append(("figures", f"{', '.join(described)}; {splits}"))
+    lines += [("note", note) for note in result["notes"]]
+    name, recipe = result["name"], _RECIPES.get(kind, "small")
+    own = [] if name == kind else [f"data.name={name}"]
+    own += [] if root in (Path("data"), Path("./data")) else [f"data.root={root}"]
+    return Shown(lines=[*lines, ("next", _command("hpdm", "train", recipe, *own))])
+
+
+def trained(result: dict, *, name: str) -> Shown:
+    """Return the ending of `hpdm train` and `hpdm finetune`."""
+    last = result["last"]
+    levels = " ".join(f"{v:.3f}" for key, v in last.items() if key.startswith("loss_"))
+    loss = f"; loss {last['loss']:.4f} (levels {levels})" if "loss" in last else ""
+    weights = count(result["parameters"])
+    made = f"{name}, {result['steps']:,} steps, {weights} weights{loss}"
+    lines = [("trained", made), ("in", result["checkpoint"])]
+    if "initialised" in result:
+        lines.append(("from", _initialised(result["initialised"])))
+    pictures = [result[name] for name in ("preview", "loss_plot") if result[name]]
+    if pictures:
+        lines.append(("see", ", ".join(pictures)))
+    figures = [f"{duration(result['seconds_training'])} of training"]
+    if "videos_per_second" in last:
+        figures.append(f"{count(last['videos_per_second'])} videos/s at the end")
+    for key, what in (("skipped_steps", "steps skipped"), ("replaced_videos", "videos replaced")):
+        figures += [f"{result[key]:,} {what}"] if result[key] else []
+    lines.append(("figures", ", ".join(figures)))
+    command = _command("hpdm", "sample", "--checkpoint", result["run"], "--overlap", "fhw")
+    return Shown(lines=[*lines, ("next", command)])
+
+
+def training_plan(result: dict, *, name: str, command: str) -> Shown:
+    """Return tables and lines of a dry run of `hpdm train` or `hpdm finetune`."""
+    levels = [
+        {
+            "level": number,
+            "resolution": resolution(level["resolution"]),
+            "patch": resolution(level["patch"]),
+            "tokens": level["tokens"],
+            "blocks": level["blocks"],
+            "a video, trained": flop(level["flops_training"]),
+        }
+        for number, level in enumerate(result["levels"])
+    ]
+    cards = [
+        {"GPU": row["card"], "micro-batch": row["micro_batch"], "verdict": row["verdict"]}
+        for row in result["memory_on_cards"]
+    ]
+    videos = result["steps"] * result["batch_size"]
+    cost = result["flops_per_video_training"]
+    lines = [
+        ("plan", f"{name}: {result['steps']:,} steps of {result['batch_size']:,} videos on "
+                 f"{result['devices']} device(s); {count(result['parameters']['total'])} weights"),
+        ("cost", f"{flop(cost)} a video, {flop(cost * videos)} in all"),
+        ("memory", f"{result['memory_verdict']} here, micro-batch {result['micro_batch']}"),
+        ("disk", f"{size(result['checkpoint_bytes'])} a checkpoint, to {result['out']}"),
+    ]  # fmt: skip
+    if "initialised" in result:
+        lines.append(("from", _initialised(result["initialised"])))
+    lines += [("note", note) for note in result["notes"]]
+    return Shown(
+        tables={"Levels": levels, "Memory by GPU": cards}, lines=[*lines, ("next", command)]
+    )
+
+
+def models(result: dict) -> Shown:
+    """Return the table of `hpdm sample --list`."""
+    rows = [
+        {
+            "--checkpoint": model["checkpoint"],
+            "step": model.get("step"),
+            "data": model.get("data") or model["unusable"],
+            "videos": resolution(model.get("resolution", [])),
+            "conditioned on": _conditions(model),
+        }
+        for model in result["models"]
+    ]
+    lines = [("shipped", f"stands for {result['shipped']}")]
+    first = result["models"][-1]["checkpoint"] if rows else result["shipped"]
+    lines.append(("next", _command("hpdm", "sample", "--checkpoint", first)))
+    return Shown(tables={"Checkpoints": rows}, lines=lines)
+
+
+def recipes(rows: list[dict]) -> Shown:
+    """Return the table of `hpdm train --list`."""
+    shown = [
+        {
+            "recipe": row["recipe"],
+            "data": row["data"],
+            "videos": resolution(row["resolution"]),
+            "description": row["description"],
+        }
+        for row in rows
+    ]
+    lines = [("train", "hpdm train RECIPE"), ("edit", "hpdm train --copy RECIPE")]
+    return Shown(tables={"Recipes": shown}, lines=lines)
+
+
+def copied(path: Path) -> Shown:
+    """Return the ending of `hpdm train --copy`."""
+    return Shown(lines=[("made", str(path)), ("next", _command("hpdm", "train", str(path)))])
+
+
+def _conditions(model: dict) -> str:
+    classes = model.get("classes", [])
+    if not classes:
+        return str(model.get("conditioning", "-"))
+    more = ", ..." if len(classes) > 2 else ""
+    return f"{len(classes)} classes: {', '.join(classes[:2])}{more}"
+
+
+def sampled(result: dict) -> Shown:
+    """Return the ending of `hpdm sample`."""
+    there = result["videos"] - result["made"]
+    settings = result["settings"]
+    made = f"{result['made']} videos of {resolution(settings['resolution'])}"
+    made += f", overlap {settings['overlap']}, steps {', '.join(map(str, settings['steps']))}"
+    pictures = [result["contact_sheet"], result["preview"], *result["comparisons"][:2]]
+    took = f"{duration(result['seconds'])}"
+    if result["made"]:
+        took += f", {duration(result['seconds'] / result['made'])} a video"
+    score = _command("hpdm", "eval-fvd", "--samples", result["out"], "--detector", "bundled")
+    lines = [
+        ("made", f"{made}; {there} were there" if there else made),
+        ("in", result["out"]),
+        ("see", ", ".join(pictures)),
+        ("figures", took),
+        ("next", score),
+    ]
+    return Shown(lines=lines)
+
+
+def sampling_plan(result: dict) -> Shown:
+    """Return the table and lines of a dry run of `hpdm sample`."""
+    levels = [
+        {
+            "level": number,
+            "resolution": resolution(level["resolution"]),
+            "tiles": level["tiles"],
+            "solver": level["solver"],
+            "steps": level["steps"],
+            "NFE": level["evaluations"],
+            "cached": count(level["block_passes_cached"]),
+            "uncached": count(level["block_passes_uncached"]),
+        }
+        for number, level in enumerate(result["levels"])
+    ]
+    cached, uncached = result["block_passes_cached"], result["block_passes_uncached"]
+    memory = f"{size(result['memory_bytes']['total'])} on a GPU with "
+    memory += f"{result['videos_at_a_time']} videos and {result['tiles_at_a_time']} tiles at a time"
+    lines = [
+        ("plan", f"{result.get('videos', 1)} videos with {result['model']}"),
+        ("cost", f"{count(cached)} block passes a video; {uncached / cached:.1f} times as many "
+                 f"without the cache; overlap {result['overlap']}"),
+        ("memory", memory),
+    ]  # fmt: skip
+    if "memory_verdict" in result:
+        lines.append(("here", result["memory_verdict"]))
+    return Shown(tables={"Block passes": levels}, lines=lines)
+
+
+def scored(result: dict) -> Shown:
+    """Return the ending of `hpdm eval-fvd`, also of its dry run."""
+    lines = [
+        ("score", f"{score['name']} {score['value']:.4g} ± {score['std']:.2g}")
+        for score in result.get("scores", [])
+    ]
+    sets = [f"{result[k].get('count', '')} {k}".strip() for k in ("fakes", "reals") if result[k]]
+    lines.append(("sets", f"{', '.join(sets)}; protocol {result['protocol']}"))
+    lines += [("warning", warning) for warning in result["warnings"]]
+    if "detectors_to_fetch" in result:
+        lines.append(("fetch", result["detectors_to_fetch"]))
+    lines += [("to do", f"{result[f'{k}_to_do']} {k}") for k in ("fakes", "reals")
+              if f"{k}_to_do" in result]  # fmt: skip
+    if "file" in result:
+        lines += [("in", result["file"]), ("figures", duration(result["seconds"]))]
+    return Shown(lines=lines)
+
+
+def ablation_plan(result: dict, *, command: str) -> Shown:
+    """Return the table and lines of a dry run of `hpdm ablate`."""
+    plan = result["plan"]
+    rows = [{key: row[key] for key in ("row", "setup", "seed", "done")} for row in result["rows"]]
+    lines = [
+        ("plan", f"{result['title']}, scale {result['scale']}: {result['about']}"),
+        ("to do", f"{plan['trials'] - plan['trials_done']} of {plan['trials']} rows and seeds"),
+    ]
+    if "hours" in plan:
+        lines += [
+            ("work", f"{plan['trainings']} trainings, {count(plan['training_steps'])} steps; "
+                     f"{count(plan['fakes'])} generated videos"),
+            ("cost", f"about {device_hours(plan['hours'])} of this device (by "
+                     f"{plan['hours_by']}), {size(plan['disk_gb'] * 1e9)}"),
+        ]  # fmt: skip
+    return Shown(tables={"Rows": rows}, lines=[*lines, ("next", command)])
+
+
+def _initialised(table: dict) -> str:
+    rows = table["weights"]
+    loaded = sum(row["loaded"] + row["interpolated"] for row in rows)
+    total = loaded + sum(row["missing"] for row in rows)
+    start = "starts as the base" if table["level_0_as_base"] else "does not start as the base"
+    return f"{table['from']}: {count(loaded)} of {count(total)} weights; level 0 {start}"
+
+
+def _command(*words: str) -> str:
+    return shlex.join(map(str, words))
+
+
+def tables(rows: list[dict]) -> Shown:
+    """Return the table of `hpdm ablate --list`."""
+    shown = [
+        {"table": row["table"], "title": row["title"], "rows": ", ".join(row["rows"])}
+        for row in rows
+    ]
+    lines = [("scales", ", ".join(rows[0]["scales"])), ("next", "hpdm ablate TABLE --dry-run")]
+    return Shown(tables={"Tables": shown}, lines=lines)
+
+
+def ablated(result: dict) -> Shown:
+    """Return tables and lines of `hpdm ablate`: the paper's figure, ours and the difference."""
+    across, down = ("row", "column") if result["turned"] else ("column", "row")
+    columns = [(_title(cells[0], across), cells) for cells in _by(result["cells"], across)]
+    setups = [_title(cells[0], down) for cells in _by(result["cells"], down)]
+    parts = [columns[k : k + _MOST_COLUMNS] for k in range(0, len(columns), _MOST_COLUMNS)]
+    title = f"{result['title']} ({result['scale']})"
+    shown = {
+        title if number == 1 else f"{title}, more columns": [
+            {"setup": setup} | {title: _in_lines(cells[place]) for title, cells in part}
+            for place, setup in enumerate(setups)
+        ]
+        for number, part in enumerate(parts, 1)
+    }
+    lines = [("notice", notice) for notice in result["notices"]]
+    lines += [
+        (finding["verdict"], f"{finding['finding']} (here: {finding['ours']})")
+        for finding in result["findings"]
+    ]
+    return Shown(tables=shown, lines=[*lines, ("report", result["files"]["report"])])
+
+
+def _by(cells: list[dict], place: str) -> list[list[dict]]:
+    """Return the cells of each row or of each column, in order."""
+    keys = dict.fromkeys(cell[place] for cell in cells)
+    return [[cell for cell in cells if cell[place] == key] for key in keys]
+
+
+def _title(cell: dict, place: str) -> str:
+    """Return the name of the cell's row or column."""
+    if place == "row":
+        return cell["setup"]
+    if cell["ours_heading"] == cell["heading"]:
+        return cell["heading"]
+    return f"{cell['heading']}\nours: {cell['ours_heading']}"
+
+
+def _in_lines(cell: dict) -> str:
+    shown = cell["shown"]
+    if shown["ours"] == shown["paper"]:
+        return f"both {shown['ours']}"
+    lines = [f"paper {shown['paper']}", f"ours {shown['ours']}", shown["diff"]]
+    return "\n".join(line for line in lines if line)
