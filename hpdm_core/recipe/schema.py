@@ -245,8 +245,8 @@ class TrainRecipe(Section):
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep")
-    preview_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps between previews; 0: none"
+    preview_every: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="steps between previews (default: at the end only); 0: none"
     )
     preview_videos: Positive = Field(8, description="videos in a preview")
     tensorboard: bool = Field(True, description="write TensorBoard events where it is installed")

@@ -226,7 +226,8 @@ class Run:
         def draw(step: int) -> None:
             if self.parallel.is_main:
                 plot_losses(self.out)
-            preview(step)
+            if self.recipe.train.preview_every != 0:
+                preview(step)
 
         return draw
 
@@ -329,5 +330,5 @@ def plan_from(recipe: Recipe) -> Plan:
         precision=settings.precision,
         level_drop_prob=settings.level_drop_prob,
         checkpoint_every=settings.checkpoint_every,
-        preview_every=settings.preview_every,
+        preview_every=settings.preview_every or 0,
     )

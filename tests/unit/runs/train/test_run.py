@@ -207,6 +207,13 @@ def test_what_may_change_on_resuming_exists_in_the_schema(recipe):
     assert set(flat) >= preflight.RESUMABLE
 
 
+def test_without_previews_the_losses_are_drawn_all_the_same(recipe, tmp_path):
+    summary = go(changed(recipe, "train", preview_every=0), tmp_path)
+    assert summary["preview"] is None
+    assert Path(summary["loss_plot"]).is_file()
+    assert not (tmp_path / "samples").exists()
+
+
 def test_more_steps_and_other_intervals_are_welcome(recipe, tmp_path):
     go(recipe, tmp_path)
     longer = changed(recipe, "train", steps=8, log_every=1, checkpoint_every=1, micro_batch=2)
