@@ -171,12 +171,15 @@ def sampling_plan(result: dict) -> Shown:
         for number, level in enumerate(result["levels"])
     ]
     cached, uncached = result["block_passes_cached"], result["block_passes_uncached"]
+    paper, fast = (result["presets"][name] for name in ("paper", "fast"))
     memory = f"{size(result['memory_bytes']['total'])} on a GPU with "
     memory += f"{result['videos_at_a_time']} videos and {result['tiles_at_a_time']} tiles at a time"
     lines = [
         ("plan", f"{result.get('videos', 1)} videos with {result['model']}"),
         ("cost", f"{count(cached)} block passes a video; {uncached / cached:.1f} times as many "
                  f"without the cache; overlap {result['overlap']}"),
+        ("presets", f"paper {count(paper)} block passes a video, fast {count(fast)}: "
+                    f"{paper / fast:.1f} times fewer"),
         ("memory", memory),
     ]  # fmt: skip
     if "memory_verdict" in result:

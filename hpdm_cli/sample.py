@@ -27,6 +27,7 @@ NAME = "sample"
 EXAMPLES = examples(
     "hpdm sample --list",
     "hpdm sample --overlap fhw --num 9",
+    "hpdm sample --preset fast",
     "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
     'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
     "hpdm sample --checkpoint hf://owner/name --num 4 --format webp",
@@ -100,6 +101,15 @@ def command(
             metavar="AXES",
             help="Axes along which tiles overlap by half: none, f, h, w, fh, fw, hw or fhw.",
             show_default="the recipe's",
+        ),
+    ] = None,
+    preset: Annotated[
+        Literal["paper", "fast"] | None,
+        typer.Option(
+            "--preset",
+            help="Schedule: the paper's steps, or one of fewer block passes; --dry-run shows "
+            "what both cost.",
+            show_default="the recipe's own",
         ),
     ] = None,
     steps: Annotated[
@@ -209,7 +219,7 @@ def command(
         options = SampleOptions(
             checkpoint=checkpoint, recipe=plan, num=num, classes=tuple(classes or ()),
             prompts=tuple(prompts or ()), prompt_file=prompt_file, text_encoder=text_encoder,
-            seed=seed, overlap=overlap, steps=solver_steps, guidance=guidance,
+            seed=seed, overlap=overlap, preset=preset, steps=solver_steps, guidance=guidance,
             compare_overlaps=tuple(words(compare_overlaps)), out=out, formats=tuple(words(formats)),
             save_levels=save_levels, cache=cache, cache_gb=cache_gb, batch=batch,
             tile_batch=tile_batch, shard=shard, device=device, dry_run=dry_run,

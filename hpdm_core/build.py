@@ -15,12 +15,13 @@ from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
 from hpdm_core.diffusion.preconditioning import Preconditioning
 from hpdm_core.diffusion.samplers import Solver
-from hpdm_core.errors import RecipeError
+from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.geometry.tiles import parse_overlap
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.model.adaptive_computation import block_passes
 from hpdm_core.model.cost import kept_numbers, level_flops, tile_numbers
 from hpdm_core.model.hpdm import HPDM
+from hpdm_core.recipe.sampling import PRESETS, Preset
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.training.lamb import Lamb, parameter_groups
 from hpdm_core.training.lr import learning_rate
@@ -149,9 +150,15 @@ def build_loader(
     )
 
 
-def build_sampling(recipe: Recipe) -> SamplingSettings:
-    """Build the sampling settings of a recipe."""
-    sampling, levels = recipe.sampling, len(recipe.pyramid.levels)
+def build_sampling(recipe: Recipe, *, preset: Preset | None = None) -> SamplingSettings:
+    """Build the sampling settings of a recipe, or of one of its presets.
+
+    Raises:
+        HpdmError: no such preset.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise HpdmError("no such preset", got=preset, expected=" or ".join(PRESETS))
+    sampling, levels = recipe.sampling.with_preset(preset), len(recipe.pyramid.levels)
     names = ("steps", "sigma_min", "sigma_max", "churn", "s_min", "s_max", "s_noise")
     columns = [sampling.by_level(name, levels) for name in ("solver", *names)]
     return SamplingSettings(

@@ -26,6 +26,7 @@ from hpdm_core.pipeline.pretrained import find_model, read_header, read_network
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import Videos, to_uint8
 from hpdm_core.progress import NoProgress, Progress, TqdmProgress
+from hpdm_core.recipe.sampling import Preset
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 
@@ -133,6 +134,7 @@ class Pipeline:
         classes: str | int | Sequence[str | int] = (),
         prompts: str | Sequence[str] = (),
         seeds: int | Sequence[int] | None = None,
+        preset: Preset | None = None,
         overlap: str | None = None,
         steps: Sequence[int] | None = None,
         guidance: float | None = None,
@@ -146,6 +148,7 @@ class Pipeline:
             classes: names or indices, one for all videos or one for each; none: all in turn.
             prompts: texts, one for all videos or one for each.
             seeds: one per video; None counts from 0, one for each class or prompt asked for.
+            preset: schedule, 'paper' or 'fast'; None uses the recipe's own.
             overlap: axes on which tiles overlap by half, 'none' or some of 'fhw'; None uses the
                 recipe's; likewise for steps and guidance.
             steps: solver steps of each level, coarsest first.
@@ -155,7 +158,7 @@ class Pipeline:
             progress: progress bar; None shows a tqdm bar.
 
         Raises:
-            HpdmError: unknown class, or an option is out of range.
+            HpdmError: unknown class or preset, or an option is out of range.
         """
         requests = make_requests(
             self.recipe,
@@ -165,7 +168,7 @@ class Pipeline:
             seeds=[seeds] if isinstance(seeds, int) else seeds,
         )
         settings = with_options(
-            self.settings,
+            build_sampling(self.recipe, preset=preset),
             overlap=overlap,
             steps=steps,
             guidance=guidance,

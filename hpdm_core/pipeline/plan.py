@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpdm_core.build import blocks_per_level, build_network, tile_bytes
+from hpdm_core.build import blocks_per_level, build_network, build_sampling, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.files import gigabytes
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
@@ -17,6 +17,7 @@ from hpdm_core.inference.generate import (
     solver_calls,
 )
 from hpdm_core.recipe.bounds import MOST_GUIDANCE, MOST_STEPS
+from hpdm_core.recipe.sampling import PRESETS
 from hpdm_core.recipe.schema import Recipe
 
 FLOAT_BYTES = 4
@@ -160,7 +161,7 @@ def plan_sampling(
     videos: int | None,
     tiles: int | None,
 ) -> dict:
-    """Return the result of a dry run: the cost of one video on a GPU.
+    """Return the result of a dry run: the cost of one video on a GPU, and that of each preset.
 
     Args:
         recipe: of the model.
@@ -181,6 +182,10 @@ def plan_sampling(
         videos=videos,
         tiles=tiles,
     )
+    presets = {
+        preset: replace(settings, solvers=build_sampling(recipe, preset=preset).solvers)
+        for preset in PRESETS
+    }
     return {
         "model": where,
         "overlap": settings.overlap or "none",
@@ -188,6 +193,10 @@ def plan_sampling(
         "levels": rows,
         "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
         "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
+        "presets": {
+            preset: sum(row["block_passes_cached"] for row in describe_sampling(recipe, chosen))
+            for preset, chosen in presets.items()
+        },
         "memory_bytes": memory_estimate(recipe, sizes),
         "videos_at_a_time": sizes.videos,
         "tiles_at_a_time": sizes.tiles,

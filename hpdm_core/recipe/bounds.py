@@ -38,6 +38,8 @@ def size_problems(recipe: "Recipe") -> Iterator[str]:
         "train.batch_size": (recipe.train.batch_size, MOST_BATCH),
         "train.preview_videos": (recipe.train.preview_videos, MOST_PREVIEWS),
         "sampling.steps": (max(recipe.sampling.steps, default=1), MOST_STEPS),
+        "sampling.paper.steps": (max(recipe.sampling.paper.steps or (1,)), MOST_STEPS),
+        "sampling.fast.steps": (max(recipe.sampling.fast.steps or (1,)), MOST_STEPS),
         "sampling.guidance": (recipe.sampling.guidance, MOST_GUIDANCE),
     }
     if not FPS[0] <= recipe.sampling.fps <= FPS[1]:

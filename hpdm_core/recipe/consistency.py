@@ -6,8 +6,11 @@ Each check yields messages; the schema raises them together.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hpdm_core.recipe.sampling import PRESETS
+
 if TYPE_CHECKING:  # the schema imports this module
-    from hpdm_core.recipe.schema import ModelRecipe, Recipe, SamplingRecipe
+    from hpdm_core.recipe.sampling import SamplingRecipe
+    from hpdm_core.recipe.schema import ModelRecipe, Recipe
 
 STOCHASTIC_SOLVERS = ("heun", "euler")
 
@@ -40,12 +43,20 @@ def level_problems(recipe: "Recipe") -> Iterator[str]:
         for name in ("sigma_in", "noise_mean", "noise_std", "level_weights")
     }
     many = {f"sampling.{name}": getattr(sampling, name) for name in sampling.by_level_fields()}
+    for preset in PRESETS:
+        given = getattr(sampling, preset).given().items()
+        many |= {f"sampling.{preset}.{name}": values for name, values in given}
     lists |= {name: values for name, values in many.items() if len(values) != 1}
     wrong = {name: len(values) for name, values in lists.items() if len(values) != levels}
     for name, count in wrong.items():
         yield f"{name} has {count} values, expected {levels}: one per level of pyramid.levels"
     if not any(name.startswith("sampling.") for name in wrong):
-        yield from _solver_problems(sampling, levels)
+        yield from _solver_problems(sampling, levels, "sampling")
+        for preset in PRESETS:
+            if getattr(sampling, preset).given():
+                yield from _solver_problems(
+                    sampling.with_preset(preset), levels, f"sampling.{preset}"
+                )
     last = (recipe.model.levels_per_block or ("nothing",))[-1]
     if last != levels:
         yield (
@@ -54,22 +65,23 @@ def level_problems(recipe: "Recipe") -> Iterator[str]:
         )
 
 
-def _solver_problems(sampling: "SamplingRecipe", levels: int) -> Iterator[str]:
+def _solver_problems(sampling: "SamplingRecipe", levels: int, section: str) -> Iterator[str]:
     names = ("sigma_min", "sigma_max", "s_min", "s_max", "churn", "solver")
     columns = [sampling.by_level(name, levels) for name in names]
     for level, (low, high, s_low, s_high, churn, solver) in enumerate(zip(*columns, strict=True)):
         if low >= high:
             yield (
-                f"sampling.sigma_min {low:g} must be below sampling.sigma_max {high:g} "
+                f"{section}.sigma_min {low:g} must be below {section}.sigma_max {high:g} "
                 f"(level {level})"
             )
         if s_low >= s_high:
             yield (
-                f"sampling.s_min {s_low:g} must be below sampling.s_max {s_high:g} (level {level})"
+                f"{section}.s_min {s_low:g} must be below {section}.s_max {s_high:g} "
+                f"(level {level})"
             )
         if churn > 0 and solver not in STOCHASTIC_SOLVERS:
             yield (
-                f"sampling.churn is {churn:g} on level {level}, whose solver {solver} is "
+                f"{section}.churn is {churn:g} on level {level}, whose solver {solver} is "
                 f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
             )
 

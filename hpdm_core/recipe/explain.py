@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpdm_core.errors import RecipeError, did_you_mean
-from hpdm_core.recipe.schema import Recipe, is_section
+from hpdm_core.recipe.fields import is_section
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.recipe.yaml_tree import Marked, parse_scalar
 
 MOST_SHOWN = 120

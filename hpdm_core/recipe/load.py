@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from hpdm_core.errors import RecipeError, did_you_mean
 from hpdm_core.names import has_unprintable, is_unicode
 from hpdm_core.recipe.explain import explain
-from hpdm_core.recipe.schema import Recipe, is_section
+from hpdm_core.recipe.fields import is_section
+from hpdm_core.recipe.schema import Recipe
 from hpdm_core.recipe.yaml_tree import (
     MOST_CHARACTERS,
     MOST_DEPTH,

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from hpdm_core.recipe.fields import BY_LEVEL, is_section
 from hpdm_core.recipe.load import load_recipe, shipped_recipes
-from hpdm_core.recipe.schema import BY_LEVEL, Recipe, is_section
+from hpdm_core.recipe.schema import Recipe
 
 _HEAD = """\
 # Recipes
@@ -46,9 +47,18 @@ def recipe_reference() -> str:
     parts += _table(Recipe, prefix="")
     for name, field in Recipe.model_fields.items():
         if is_section(field.annotation):
-            parts.append(f"\n### {name}\n\n{field.annotation.__doc__}\n")
-            parts += _table(field.annotation, prefix=f"{name}.")
+            parts += _section(field.annotation, name)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts) + "\n")
+
+
+def _section(schema: type[BaseModel], name: str) -> list[str]:
+    """Return a section's fields, and below them those of the sections that it holds."""
+    parts = [f"\n### {name}\n\n{schema.__doc__}\n", *_table(schema, prefix=f"{name}.")]
+    for inner, field in schema.model_fields.items():
+        if is_section(field.annotation):
+            head = f"\n`{name}.{inner}` ({field.description}):\n"
+            parts += [head, *_table(field.annotation, prefix=f"{name}.{inner}.")]
+    return parts
 
 
 def _table(schema: type[BaseModel], *, prefix: str) -> list[str]:

@@ -6,40 +6,13 @@ Axis legend: `t h w` frames, rows, columns. Level 0 is the coarsest.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from hpdm_core.geometry.pyramid import AXES, Pyramid, pyramid_problems
-from hpdm_core.names import plain_name
+from hpdm_core.geometry.pyramid import Pyramid, pyramid_problems
 from hpdm_core.recipe.bounds import size_problems
 from hpdm_core.recipe.consistency import block_problems, level_problems, token_problems
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[Positive, Positive, Positive]
-Name = Annotated[str, AfterValidator(plain_name)]
-AboveZero = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-# A value for every level, or a list of one per level, coarsest first.
-BY_LEVEL = BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,))
-Solver = Literal["heun", "euler", "dpmpp_2m", "dpmpp_3m"]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and strict about names and types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def is_section(kind: object) -> bool:
-    """Say whether a field's type is a section with fields of its own."""
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+from hpdm_core.recipe.fields import AboveZero, Fraction, Name, NotNegative, Positive, Section, Size
+from hpdm_core.recipe.sampling import SamplingRecipe
 
 
 class DataRecipe(Section):
@@ -251,67 +224,6 @@ class TrainRecipe(Section):
     preview_videos: Positive = Field(8, description="videos in a preview")
     tensorboard: bool = Field(True, description="write TensorBoard events where it is installed")
     wandb: bool = Field(False, description="log to Weights & Biases where it is installed")
-
-
-class SamplingRecipe(Section):
-    """Solver by level, and tiles (Sec. 4.4, appendix A; Karras et al. 2022)."""
-
-    solver: Annotated[tuple[Solver, ...], BY_LEVEL] = Field(
-        ("euler",), description="heun and euler can be stochastic, the multistep dpmpp_* cannot"
-    )
-    steps: Annotated[tuple[Positive, ...], BY_LEVEL] = Field(description="solver steps")
-    sigma_min: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
-        (0.002,), description="smallest noise level"
-    )
-    sigma_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
-        (80.0,), description="largest noise level"
-    )
-    rho: AboveZero = Field(7.0, description="exponent of EDM's noise schedule")
-    churn: Annotated[tuple[NotNegative, ...], BY_LEVEL] = Field(
-        (0.0,), description="stochasticity (EDM's S_churn); 0 is deterministic"
-    )
-    s_min: Annotated[tuple[NotNegative, ...], BY_LEVEL] = Field(
-        (0.05,), description="smallest noise level with stochasticity (EDM's S_min)"
-    )
-    s_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
-        (50.0,), description="largest noise level with stochasticity (EDM's S_max)"
-    )
-    s_noise: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
-        (1.003,), description="factor on added noise (EDM's S_noise)"
-    )
-    clip_denoised: bool = Field(False, description="clip each estimate of the video to [-1, 1]")
-    overlap: str = Field(
-        "hw", description="axes along which tiles overlap by half: none or letters of fhw"
-    )
-    guidance: NotNegative = Field(1.0, description="classifier-free guidance scale; 1 disables it")
-    guidance_interval: tuple[NotNegative, NotNegative] | None = Field(
-        None, description="smallest and largest noise level with guidance; default: all"
-    )
-    fps: AboveZero = Field(25.0, description="frames per second of written videos")
-
-    @model_validator(mode="after")
-    def _sound(self) -> "SamplingRecipe":
-        letters = "" if self.overlap == "none" else self.overlap
-        if self.overlap == "" or set(letters) - set(AXES) or len(set(letters)) != len(letters):
-            raise ValueError(
-                f"overlap is {self.overlap!r}, expected none, f, h, w, fh, fw, hw or fhw"
-            )
-        interval = self.guidance_interval
-        if interval is not None and interval[0] >= interval[1]:
-            raise ValueError(
-                f"guidance_interval {list(interval)} is empty; give the smaller noise level first"
-            )
-        return self
-
-    def by_level_fields(self) -> list[str]:
-        """Return the fields that hold one value for all levels, or a list of one per level."""
-        fields = type(self).model_fields.items()
-        return [name for name, field in fields if BY_LEVEL in field.metadata]
-
-    def by_level(self, name: str, levels: int) -> tuple:
-        """Return a field's value for each level; a single value holds for all of them."""
-        values = getattr(self, name)
-        return values * levels if len(values) == 1 else values
 
 
 class Recipe(Section):

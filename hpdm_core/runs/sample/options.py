@@ -11,6 +11,7 @@ from hpdm_core.names import has_unprintable
 from hpdm_core.pipeline.conditions import Request, default_count, make_requests
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import CacheMode, Resources
+from hpdm_core.recipe.sampling import Preset
 from hpdm_core.recipe.schema import Recipe
 
 MOST_VIDEOS, MOST_AT_ONCE, MOST_CACHE_GB = 1_000_000, 1 << 24, 1e6
@@ -30,6 +31,7 @@ class SampleOptions:
         text_encoder: for prompts; None uses that of the training data.
         seed: of the first video; the next has `seed + 1`.
         overlap: axes along which tiles overlap by half, such as 'fhw'.
+        preset: schedule, 'paper' or 'fast'.
         steps: solver steps of each level, coarsest first.
         guidance: classifier-free guidance scale, 1 disables it.
         compare_overlaps: overlaps to compare side by side, at the same seeds.
@@ -57,6 +59,7 @@ class SampleOptions:
     text_encoder: str | None = None
     seed: int = 0
     overlap: str | None = None
+    preset: Preset | None = None
     steps: tuple[int, ...] | None = None
     guidance: float | None = None
     compare_overlaps: tuple[str, ...] = ()

@@ -65,7 +65,7 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             pipeline = Pipeline.from_pretrained(options.checkpoint, device=parallel.device)
             recipe = pipeline.recipe
         settings = with_options(
-            build_sampling(recipe),
+            build_sampling(recipe, preset=options.preset),
             overlap=options.overlap,
             steps=options.steps,
             guidance=options.guidance,

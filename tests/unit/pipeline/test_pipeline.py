@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_the_command_line_writes_the_same_videos(pipe, tmp_path):
     videos = pipe(seeds=[5, 6, 7], progress=NoProgress(), **asked)
     for path in videos.save(tmp_path / "call", format="png"):
         assert path.read_bytes() == (tmp_path / "cli" / path.name).read_bytes()
+
+
+def test_a_preset_is_the_recipes_schedule_of_that_name(pipe):
+    fast = {"steps": (2, 1), "sigma_max": (5.0,)}
+    sampling = pipe.recipe.sampling
+    schedule = type(sampling.fast)(**fast)
+    with_fast = pipe.recipe.with_fields("sampling", {"fast": schedule})
+    changed = replace(pipe, recipe=pipe.recipe.with_fields("sampling", fast))
+    asked = {"seeds": [3], "progress": NoProgress()}
+    chosen = replace(pipe, recipe=with_fast)(preset="fast", **asked)
+    assert np.array_equal(chosen.frames, changed(**asked).frames)
+    assert not np.array_equal(chosen.frames, pipe(**asked).frames)
+    assert np.array_equal(pipe(preset="paper", **asked).frames, pipe(**asked).frames)
+    with pytest.raises(HpdmError, match="no such preset; got slow; expected paper or fast"):
+        pipe(preset="slow", **asked)
 
 
 def test_steps_overlap_and_guidance_reach_the_solver(pipe, monkeypatch):

@@ -64,7 +64,7 @@ def test_names_that_would_leave_their_folder_are_refused_everywhere(resolved, ke
     ("override", "expected"),
     [
         ("model.data_width=1000000000000", "model.data_width is 1,000,000,000,000, expected at"),
-        ("model.layers_per_block=1000000", "model.layers_per_block times 4 blocks is 4,000,000"),
+        ("model.layers_per_block=1000000", "model.layers_per_block times 5 blocks is 5,000,000"),
         ("model.latent_heads=100000", "model.latent_heads times their width is"),
         ("model.num_classes=999999999999999999", "model.num_classes is 999,999,999,999,999,999"),
         ("model.levels_per_block=[]", "model.levels_per_block ends with nothing, expected 3"),

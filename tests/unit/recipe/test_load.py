@@ -296,3 +296,43 @@ def test_resolved_recipe_round_trip(recipe_file):
 def test_resolved_recipe_names_its_source():
     with pytest.raises(RecipeError, match=r"step-1/recipe.yaml:1:1: unknown key extends"):
         recipe_from_yaml("extends: hpdm_s\n", "step-1/recipe.yaml")
+
+
+def test_presets_change_the_schedule_and_nothing_else(recipe_file):
+    changes = ["sampling.steps=[32, 9]", "sampling.churn=[8, 0]", "sampling.solver=heun"]
+    sampling = load_recipe(recipe_file, changes).sampling
+    assert sampling.with_preset(None) == sampling.with_preset("paper") == sampling
+    # Unless the recipe says otherwise, fast is a quarter, but not fewer than four steps.
+    fast = sampling.with_preset("fast")
+    assert (fast.steps, fast.churn, fast.solver) == ((8, 4), (2, 0), ("heun",))
+    assert load_recipe(recipe_file, ["sampling.steps=[3, 1]"]).sampling.with_preset(
+        "fast"
+    ).steps == (3, 1)
+
+    changes += ["sampling.fast.solver=[dpmpp_2m, euler]", "sampling.fast.churn=0"]
+    given = load_recipe(recipe_file, [*changes, "sampling.fast.sigma_max=[80, 9]"]).sampling
+    fast = given.with_preset("fast")
+    assert (fast.solver, fast.churn) == (("dpmpp_2m", "euler"), (0,))
+    assert (fast.sigma_max, fast.steps) == ((80, 9), (32, 9))
+
+    # A recipe whose own schedule is the cheap one gives the paper's.
+    cheap = load_recipe(recipe_file, ["sampling.paper.steps=[64, 32]"]).sampling
+    assert cheap.with_preset("paper").steps == (64, 32)
+    assert cheap.with_preset("fast") == cheap
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["sampling.fast.steps=[4,2,1]"], "sampling.fast.steps has 3 values, expected 2"),
+        (["sampling.fast.sigma_max=0.001"], "sampling.fast.sigma_min 0.002 must be below"),
+        (
+            ["sampling.churn=5", "sampling.fast.solver=dpmpp_2m"],
+            "sampling.fast.churn is 5 on level 0, whose solver dpmpp_2m is deterministic",
+        ),
+        (["sampling.fast.steps=99999"], "sampling.fast.steps is 99,999, expected at most 10,000"),
+        (["sampling.fast.overlap=hw"], "did you mean sampling.overlap?"),
+    ],
+)
+def test_presets_are_checked_like_the_schedule(recipe_file, overrides, expected):
+    assert expected in _mistakes(recipe_file, *overrides)

@@ -197,6 +197,11 @@ def test_dry_run_counts_the_papers_tiles_and_block_passes(sample):
     # Level by level: evaluations x tiles x blocks. Heun's last step takes one evaluation, not two.
     assert plan["block_passes_cached"] == 255 * 6 + 64 * 27 * 4 + 32 * 343 * 2
     assert plan["block_passes_uncached"] == 255 * 6 + 64 * 27 * 10 + 32 * 343 * 12
+    paper, fast = plan["block_passes_cached"], 63 * 6 + 16 * 27 * 4 + 8 * 343 * 2
+    assert plan["presets"] == {"paper": paper, "fast": fast}
+    chosen = sample(recipe=load_recipe("hpdm_s"), overlap="fhw", preset="fast", dry_run=True)
+    assert chosen["block_passes_cached"] == fast
+    assert [level["steps"] for level in chosen["levels"]] == [32, 16, 8]
     none = sample(recipe=load_recipe("hpdm_s"), overlap="none", dry_run=True)
     assert [level["tiles"] for level in none["levels"]] == [1, 8, 64]
 

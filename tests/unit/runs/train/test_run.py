@@ -221,7 +221,8 @@ def test_more_steps_and_other_intervals_are_welcome(recipe, tmp_path):
 
 
 def test_fewer_classes_than_the_data_set_has_are_refused(recipe, tmp_path):
-    with pytest.raises(RecipeError, match=r"num_classes is too small .*got 3; expected at least 18"):
+    message = r"num_classes is too small .*got 3; expected at least 18"
+    with pytest.raises(RecipeError, match=message):
         go(changed(recipe, "model", num_classes=3), tmp_path)
     assert go(changed(recipe, "model", num_classes=20), tmp_path)["steps"] == 6
 
