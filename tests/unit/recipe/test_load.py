@@ -273,7 +273,7 @@ def test_a_path_as_in_a_checkout_takes_the_shipped_recipe_anywhere(tmp_path, mon
     own.parent.mkdir()
     own.write_text("extends: hpdm_m\n")
     assert load_recipe("recipes/hpdm_s.yaml").model == load_recipe("hpdm_m").model
-    assert "shipped recipes: " in _mistakes("qqqqqq")
+    assert "see `hpdm train --list`" in _mistakes("qqqqqq")
 
 
 def test_bare_names_find_shipped_recipes_from_any_folder(tmp_path, monkeypatch):
