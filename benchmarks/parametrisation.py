@@ -152,7 +152,7 @@ def summarise(rows: list[dict]) -> dict:
 def measure(options: argparse.Namespace) -> dict:
     """Train and measure all variants; return the figures by name."""
     options.out.mkdir(parents=True, exist_ok=True)
-    if not (options.out / "data/shapes/manifest.jsonl").exists():
+    if not (options.out / "data/shapes/dataset.yaml").exists():
         run_prep_shapes(options.out / "data", num=options.clips, progress=NoProgress())
     lines = options.out / "rows.jsonl"
     rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []

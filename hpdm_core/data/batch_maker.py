@@ -3,6 +3,7 @@
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` text tokens, `d` their width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpdm_core.data.clips import ClipPixels, ClipReader, foreign_patch
-from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.data.entries import VideoEntry
 from hpdm_core.data.order import (
     ClipRules,
     ClipSpec,
@@ -74,7 +75,7 @@ class BatchMaker:
         indices: this rank's indices in the batch.
     """
 
-    entries: tuple[VideoEntry, ...]
+    entries: Sequence[VideoEntry]
     reader: ClipReader
     rules: ClipRules
     text: TextStore | None

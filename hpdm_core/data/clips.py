@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 
-from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.data.entries import VideoEntry
 from hpdm_core.data.order import ClipSpec
 from hpdm_core.data.resample import Crop, Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader
@@ -127,8 +127,12 @@ class ClipReader:
 def _num_that_fit(entries: Sequence[VideoEntry], pyramid: Pyramid, budget: int) -> int:
     """Return how many videos fit into the budget, counted from the first."""
     frame_bytes = 3 * pyramid.resolution[1] * pyramid.resolution[2]
-    total = np.cumsum([entry.num_frames * frame_bytes for entry in entries])
-    return int(np.searchsorted(total, budget, side="right"))
+    total = 0
+    for number, entry in enumerate(entries if budget else ()):
+        total += entry.num_frames * frame_bytes
+        if total > budget:
+            return number
+    return len(entries) if budget else 0
 
 
 def _cut(pixels: np.ndarray, crop: Crop) -> np.ndarray:

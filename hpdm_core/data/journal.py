@@ -7,16 +7,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hpdm_core.data.dataset import (
-    MANIFEST,
-    REJECTED,
+from hpdm_core.data.dataset import REJECTED, read_header
+from hpdm_core.data.entries import (
     Rejection,
     VideoEntry,
     entry_or_rejection,
-    read_header,
-    read_manifest,
     read_rejected,
 )
+from hpdm_core.data.manifest import open_manifest
 from hpdm_core.data.metadata import parse_typed, read_lines
 from hpdm_core.data.plan import Plan
 from hpdm_core.errors import DataError
@@ -60,7 +58,7 @@ def earlier_findings(plan: Plan) -> Findings:
             )
     known = Findings()
     if header and header.get("settings") == plan.settings:
-        entries = read_manifest(plan.folder / MANIFEST, classes=header["classes"])
+        entries = open_manifest(plan.folder, classes=header["classes"])
         known.entries = {entry.source: entry for entry in entries}
         known.rejected = {r.source: r for r in read_rejected(plan.folder / REJECTED)}
     if begun and begun["settings"] == plan.settings:

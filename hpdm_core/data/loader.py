@@ -9,7 +9,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `l` level.
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,8 @@ import torch
 
 from hpdm_core.data.batch_maker import BatchMaker, MadeBatch, StepTask
 from hpdm_core.data.clips import ClipReader
-from hpdm_core.data.dataset import VideoDataset, VideoEntry
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.entries import VideoEntry
 from hpdm_core.data.order import ClipRules, ShortClips
 from hpdm_core.data.pool import NO_MARK, WorkerLost, WorkerPool
 from hpdm_core.data.text_store import TextStore
@@ -30,6 +31,7 @@ logger = logging.getLogger("hpdm.data")
 Conditioning = Literal["none", "class", "text"]
 MOST_LOST_WORKERS = 8
 BATCHES_AHEAD = 2
+MOST_CHECKED = 10_000
 SLOW_SECONDS = 60.0
 _SLOW = f"no batch for {SLOW_SECONDS:.0f} s; it is waited for (slow storage? few data.workers?)"
 
@@ -232,22 +234,23 @@ def _check_conditioning(
     if conditioning != "text":
         return None
     store = TextStore(dataset.folder)
-    store.check(["", *dataset.captions(split)])
+    # Any other that is missing is named when it is drawn: reading 100M captions takes an hour.
+    store.check(["", *dataset.captions(split, most=MOST_CHECKED)])
     return store
 
 
-def usable_entries(dataset: VideoDataset, split: str, rules: ClipRules) -> tuple[VideoEntry, ...]:
+def usable_entries(dataset: VideoDataset, split: str, rules: ClipRules) -> Sequence[VideoEntry]:
     """Return the entries of a split that are long enough for a clip.
 
     Raises:
         DataError: there is none.
     """
-    entries = dataset.split(split)
-    usable = tuple(entry for entry in entries if rules.usable(entry))
+    usable = dataset.split(split, min_frames=rules.min_frames)
     if not usable:
+        number = len(dataset.split(split))
         raise DataError(
-            f"data set {dataset.name!r}, split {split!r}: 0 of {len(entries)} videos usable: "
-            f"{len(entries)} have fewer than {rules.span} frames",
+            f"data set {dataset.name!r}, split {split!r}: 0 of {number} videos usable: "
+            f"{number} have fewer than {rules.span} frames",
             remedy="set data.short_clips to loop or hold, or lower data.frame_stride or the "
             "frames of pyramid.levels",
         )

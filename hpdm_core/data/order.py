@@ -9,14 +9,18 @@ Axis legend: `l` level, `t` frames of the finished clip.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt
 from typing import Literal
 
 import numpy as np
 
-from hpdm_core.data.dataset import VideoEntry
+from hpdm_core.data.entries import VideoEntry
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 
 ShortClips = Literal["drop", "loop", "hold"]
+# Of the Feistel network that orders an epoch.
+ROUNDS = 6
+MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,10 @@ class ClipRules:
         """Frames of the source that a clip spans."""
         return (self.pyramid.resolution[0] - 1) * self.frame_stride + 1
 
-    def usable(self, entry: VideoEntry) -> bool:
-        return entry.is_image or self.short_clips != "drop" or entry.num_frames >= self.span
+    @property
+    def min_frames(self) -> int:
+        """Frames that a video needs; 0 where any will do."""
+        return self.span if self.short_clips == "drop" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +67,33 @@ class ClipSpec:
     offsets: np.ndarray
 
 
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order of `count` videos in one epoch."""
-    return np.random.default_rng((seed % 2**64, epoch)).permutation(count)
+def video_at(place: int, *, seed: int, epoch: int, count: int) -> int:
+    """Return the video at a place of an epoch's order of `count` videos; needs no memory.
+
+    A Feistel network on pairs (a, b) of digits to the base ceil(sqrt(count)) permutes a domain
+    slightly larger than `count`; results outside are permuted again until one is inside
+    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    base = isqrt(count - 1) + 1
+    while True:
+        high, low = divmod(place, base)
+        for key in _round_keys(seed % 2**64, epoch):
+            high, low = low, (high + _mixed(low + key)) % base
+        place = high * base + low
+        if place < count:
+            return place
+
+
+@lru_cache(maxsize=8)
+def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(map(int, np.random.SeedSequence((seed, epoch)).generate_state(ROUNDS, np.uint64)))
+
+
+def _mixed(value: int) -> int:
+    """Return 64 bits that depend on all bits of `value` (the finaliser of SplitMix64)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
+    return value ^ (value >> 31)
 
 
 def sample_rng(seed: int, step: int, index: int, attempt: int) -> np.random.Generator:
@@ -79,7 +108,7 @@ def choose_video(
     if attempt:
         return int(rng.integers(count))
     epoch, place = divmod(number, count)
-    return int(epoch_order(seed, epoch, count)[place])
+    return video_at(place, seed=seed, epoch=epoch, count=count)
 
 
 def draw_sample(rng: np.random.Generator, rules: ClipRules, entry: VideoEntry) -> ClipSpec:

@@ -13,17 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.dataset import (
-    MANIFEST,
-    NO_CLASS,
-    REJECTED,
-    Rejection,
-    VideoEntry,
-    write_header,
-    write_json_lines,
-    write_manifest,
-)
+from hpdm_core.data.dataset import REJECTED, write_header
+from hpdm_core.data.entries import NO_CLASS, Rejection, VideoEntry, write_json_lines
 from hpdm_core.data.journal import JOURNAL, Findings, earlier_findings, learn
+from hpdm_core.data.manifest import write_manifest
 from hpdm_core.data.plan import VIDEOS, Job, Plan, SourceVideo, targets
 from hpdm_core.data.pool import Mark, WorkerLost, WorkerPool, attempt, run_tasks, usable_cores
 from hpdm_core.data.transcode import Refused, Transcoded
@@ -77,7 +70,7 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
         )
     entries = [found.entries[v.name] for v in plan.videos if v.name in found.entries]
     _remove_stale(plan.folder, entries)
-    write_manifest(plan.folder / MANIFEST, entries)
+    write_manifest(plan.folder, entries)
     write_header(plan.folder, _header(plan))
     (plan.folder / JOURNAL).unlink(missing_ok=True)
     return _result(plan, found, entries, rejected)

@@ -20,6 +20,7 @@ from hpdm_core.data.text_store import (
     longest_stored,
     read_text_index,
     stored_keys,
+    write_keys,
     write_shard,
     write_text_index,
 )
@@ -213,6 +214,7 @@ def store_embeddings(
     missing = [caption for caption in wanted if caption_key(caption) not in known]
     index = read_text_index(folder)
     if not missing and index is not None and index.fingerprint == mark:
+        write_keys(folder)
         return {"captions": len(wanted) - 1, "encoded": 0, "cut": 0, **asdict(index)}
     encoder = encoder or TextEncoder(
         encoder_name, device=device, dtype=dtype, max_tokens=max_tokens
@@ -231,6 +233,7 @@ def store_embeddings(
         longest=longest_stored(folder),
         dtype=dtype,
     )
+    write_keys(folder)
     write_text_index(folder, index)
     cut = sum(encoder.count_tokens(caption) > max_tokens for caption in missing)
     return {"captions": len(wanted) - 1, "encoded": len(missing), "cut": cut, **asdict(index)}

@@ -1,17 +1,20 @@
 """Text embeddings on disk: safetensors shards in bfloat16, a tensor per caption.
 
 `text/text.json` names the encoder; a shard's tensors are named by a hash of the caption,
-so that each caption is encoded once, for any number of videos.
+so that each caption is encoded once, for any number of videos. `text/keys.npy` says where each
+one lies; it is searched on disk, so that no process holds a list of captions.
 
 Axis legend: `b` batch, `n` tokens, `d` width.
 """
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
@@ -22,7 +25,11 @@ from hpdm_core.data.metadata import parse_typed
 from hpdm_core.errors import DataError
 from hpdm_core.files import atomic_path, write_text
 
-FOLDER, INDEX = "text", "text.json"
+FOLDER, INDEX, KEYS = "text", "text.json", "keys.npy"
+# Sorted by key: the hash's 16 bytes, the shard's number, tokens, first byte in the shard's file.
+_AGAIN = "run `hpdm prep captions` again with --text-encoder"
+_PLACE = np.dtype([("key", "S16"), ("shard", "<i4"), ("tokens", "<i4"), ("offset", "<i8")])
+_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,7 @@ def stored_keys(folder: Path, fingerprint: str) -> dict[str, Path]:
                     continue
         except (SafetensorError, OSError):
             pass  # a damaged shard is made again
+        (folder / FOLDER / KEYS).unlink(missing_ok=True)
         shard.unlink()
     return keys
 
@@ -85,10 +93,41 @@ def stored_keys(folder: Path, fingerprint: str) -> dict[str, Path]:
 def write_shard(folder: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
     """Write one more shard of (n, d) embeddings by caption key."""
     number = 0
-    while (path := folder / FOLDER / f"text-{number:05d}.safetensors").exists():
+    while (path := _shard(folder, number)).exists():
         number += 1
+    (folder / FOLDER / KEYS).unlink(missing_ok=True)
     with atomic_path(path) as partial:
         save_file(tensors, partial, metadata={"fingerprint": fingerprint})
+
+
+def write_keys(folder: Path) -> None:
+    """Write where each stored caption lies, atomically."""
+    places = _places(folder)
+    with atomic_path(folder / FOLDER / KEYS) as partial:
+        np.save(partial, places, allow_pickle=False)
+
+
+def _places(folder: Path) -> np.ndarray:
+    """Return where each stored caption lies, from the headers of all shards."""
+    rows = []
+    for path in sorted((folder / FOLDER).glob("text-*.safetensors")):
+        try:
+            number = int(path.stem.removeprefix("text-"))
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(size, path.stat().st_size)))
+            header.pop("__metadata__", None)
+            rows.extend(
+                (bytes.fromhex(key), number, about["shape"][0], 8 + size + about["data_offsets"][0])
+                for key, about in header.items()
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged", got=error, remedy=_AGAIN) from error
+    return np.sort(np.array(rows, dtype=_PLACE), order="key")
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / FOLDER / f"text-{number:05d}.safetensors"
 
 
 def longest_stored(folder: Path) -> int:
@@ -120,39 +159,73 @@ class TextStore:
             )
         self.index = index
         self._folder = folder
-        self._shards: dict[str, Path] | None = None
-        self._opened: dict[Path, safe_open] = {}
+        self._keys: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
-        # Without open files: every process maps the shards itself.
-        return self.__dict__ | {"_shards": None, "_opened": {}}
+        # Without the mapping: every process maps the file itself.
+        return self.__dict__ | {"_keys": None}
 
     def check(self, captions: Iterable[str]) -> None:
         """Raise DataError unless every caption is stored."""
-        shards = self._map()
-        missing = [caption for caption in captions if caption_key(caption) not in shards]
+        missing = [caption for caption in captions if self._find(caption) is None]
         if missing:
-            raise DataError(
-                f"{len(missing)} captions have no text embedding, such as {missing[0]!r}",
-                remedy="run `hpdm prep captions` again with --text-encoder: it adds what is new",
-            )
+            raise _not_stored(len(missing), missing[0])
 
     def get(self, caption: str) -> Tensor:
-        """Return (n, d) bfloat16."""
-        key = caption_key(caption)
-        shard = self._map()[key]
-        if shard not in self._opened:
-            self._opened[shard] = safe_open(shard, framework="pt")
-        return self._opened[shard].get_tensor(key)
+        """Return (n, d) in the type of storage.
+
+        Raises:
+            DataError: the caption is not stored, or its shard is damaged.
+        """
+        place = self._find(caption)
+        if place is None:
+            raise _not_stored(1, caption)
+        kind, shape = _TYPES[self.index.dtype], (int(place["tokens"]), self.index.width)
+        size = shape[0] * shape[1] * kind.itemsize
+        path = _shard(self._folder, place["shard"])
+        try:
+            with path.open("rb") as file:
+                file.seek(int(place["offset"]))
+                data = file.read(size)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}", got=error, remedy=_AGAIN) from error
+        if len(data) < size or size <= 0:
+            raise DataError(f"{path} is cut short", remedy=_AGAIN)
+        return torch.frombuffer(bytearray(data), dtype=kind).reshape(shape)
 
     def batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return embeddings (b, n, d) float32 and mask (b, n) bool; n is the same for any batch."""
         return pad_tokens([self.get(caption) for caption in captions], self.index.longest)
 
-    def _map(self) -> dict[str, Path]:
-        if self._shards is None:
-            self._shards = stored_keys(self._folder, self.index.fingerprint)
-        return self._shards
+    def _find(self, caption: str) -> np.void | None:
+        if self._keys is None:
+            self._keys = _open_keys(self._folder)
+        # NumPy strips zeros from the ends of byte strings.
+        key = bytes.fromhex(caption_key(caption)).rstrip(b"\0")
+        column = self._keys["key"]
+        position = bisect_left(column, key)
+        found = position < len(column) and column[position] == key
+        return self._keys[position] if found else None
+
+
+def _open_keys(folder: Path) -> np.ndarray:
+    path = folder / FOLDER / KEYS
+    if not path.is_file():
+        return _places(folder)  # an earlier version wrote none
+    try:
+        keys = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged", got=error, remedy="delete it") from error
+    if keys.dtype != _PLACE or keys.ndim != 1:
+        raise DataError(f"{path} is damaged", got=keys.dtype, remedy="delete it")
+    return keys
+
+
+def _not_stored(number: int, example: str) -> DataError:
+    return DataError(
+        f"{number} captions have no text embedding, such as {example!r}",
+        remedy=f"{_AGAIN}: it adds what is new",
+    )
 
 
 def pad_tokens(tokens: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:

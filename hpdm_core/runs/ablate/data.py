@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpdm_core.data.dataset import VideoDataset, open_dataset, write_json_lines
+from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.entries import write_json_lines
 from hpdm_core.data.tiny_text_encoder import make_tiny_encoder
 from hpdm_core.errors import DataError
 from hpdm_core.progress import Progress, process_rank

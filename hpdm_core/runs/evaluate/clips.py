@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from hpdm_core.data.dataset import HEADER, VideoDataset, open_dataset, read_json_lines
+from hpdm_core.data.dataset import HEADER, VideoDataset, open_dataset
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.folders import VIDEO_SUFFIXES, find_videos
 from hpdm_core.data.pool import usable_cores
 from hpdm_core.data.resample import Region, centre_crop, resampled_patch

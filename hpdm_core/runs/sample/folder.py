@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from hpdm_core.data.dataset import write_json_lines
+from hpdm_core.data.entries import write_json_lines
 from hpdm_core.data.pictures import contact_sheet, video_grid, write_webp
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.errors import HpdmError, did_you_mean

@@ -26,6 +26,8 @@ from hpdm_core.training.parallel import Parallel
 logger = logging.getLogger("hpdm.runs")
 
 PREVIEW_HEIGHT = 128
+# Videos from all over the split among which captions are chosen.
+MOST_READ = 10_000
 
 
 def make_preview(
@@ -93,7 +95,7 @@ def preview_conditions(recipe: Recipe, dataset: VideoDataset) -> tuple[Condition
     number, kind = recipe.train.preview_videos, recipe.model.conditioning
     seeds = [f"seed {seed}" for seed in range(number)]
     if kind == "text":
-        known = list(dict.fromkeys(dataset.captions(recipe.data.split)))
+        known = list(dict.fromkeys(dataset.captions(recipe.data.split, most=MOST_READ)))
         texts = [known[seed * len(known) // number] for seed in range(number)]
         tokens, mask = TextStore(dataset.folder).batch(texts)
         condition = Condition(text=tokens, text_mask=mask)

@@ -1,6 +1,7 @@
 """Small data sets on disk, and the real ones where they are at hand."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from hpdm_core.data import prepare as prepare_module
 from hpdm_core.data.dataset import VideoDataset, open_dataset
+from hpdm_core.data.entries import write_json_lines
 from hpdm_core.data.folders import plan_folder
 from hpdm_core.data.plan import DecodingOptions
 from hpdm_core.data.prepare import prepare
@@ -62,3 +64,12 @@ def dataset(prepared: Path, tmp_path: Path) -> VideoDataset:
     """The prepared videos, in a copy that the test may spoil."""
     shutil.copytree(prepared, tmp_path / "data/waves")
     return open_dataset(tmp_path / "data", "waves")
+
+
+@pytest.fixture
+def json_dataset(dataset: VideoDataset) -> VideoDataset:
+    """The same with a manifest of JSON lines, as earlier versions wrote it."""
+    lines = [asdict(entry) for entry in dataset.entries]
+    write_json_lines(dataset.folder / "manifest.jsonl", lines)
+    (dataset.folder / "manifest.arrow").unlink()
+    return open_dataset(dataset.folder.parent, dataset.name)

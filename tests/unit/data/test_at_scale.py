@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpdm_core.data.dataset import open_dataset, read_json_lines
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.geometry.pyramid import Pyramid

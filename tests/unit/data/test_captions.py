@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from hpdm_core.data import text_encoder as text_encoder_module
-from hpdm_core.data.dataset import open_dataset, read_json_lines
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.data.text_encoder import TextEncoder, check_tokenizer, store_embeddings
 from hpdm_core.data.text_store import FOLDER, TextStore, caption_key, read_text_index

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from hpdm_core.data.dataset import open_dataset, read_json_lines
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.journal import JOURNAL
 from hpdm_core.data.metadata import LONGEST_LINE, read_lines
 from hpdm_core.data.plan import SourceVideo, targets
@@ -317,8 +318,8 @@ def test_pictures_too_large_to_hold_are_rejected(tmp_path, source):
         ({"label": -2}, r":2: label; got -2"),
     ],
 )
-def test_a_manifest_with_wrong_types_or_classes_is_named(tmp_path, dataset, changes, message):
-    manifest = dataset.folder / "manifest.jsonl"
+def test_a_manifest_with_wrong_types_or_classes_is_named(tmp_path, json_dataset, changes, message):
+    manifest = json_dataset.folder / "manifest.jsonl"
     lines = read_json_lines(manifest)
     lines[1] |= changes
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -346,15 +347,15 @@ def test_a_header_that_is_none_is_named(tmp_path, dataset, text, message):
         open_dataset(tmp_path / "data", "waves")
 
 
-def test_other_files_that_are_not_text_are_named(tmp_path, dataset):
-    (dataset.folder / "manifest.jsonl").write_bytes(b"\xff\xfe\n")
+def test_other_files_that_are_not_text_are_named(tmp_path, json_dataset):
+    (json_dataset.folder / "manifest.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(DataError, match=r"manifest\.jsonl:1 is not text in UTF-8"):
         open_dataset(tmp_path / "data", "waves")
-    (dataset.folder / "text").mkdir()
+    (json_dataset.folder / "text").mkdir()
     for text in (b"\xff", b"[1]", b'{"encoder": 3}', b'{"width": "x"}'):
-        (dataset.folder / "text/text.json").write_bytes(text)
+        (json_dataset.folder / "text/text.json").write_bytes(text)
         with pytest.raises(DataError, match=r"text\.json"):
-            read_text_index(dataset.folder)
+            read_text_index(json_dataset.folder)
 
 
 def test_a_damaged_journal_costs_time_only(tmp_path, source):

@@ -11,8 +11,8 @@ import pytest
 
 from hpdm_core.data import download as download_module
 from hpdm_core.data.archives import extract
-from hpdm_core.data.dataset import read_json_lines
 from hpdm_core.data.download import Remote, download
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.ucf101 import read_split_lists
 from hpdm_core.data.ucf101_source import obtain
 from hpdm_core.errors import DataError

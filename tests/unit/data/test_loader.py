@@ -8,7 +8,8 @@ import pytest
 import torch
 from einops import rearrange, reduce
 
-from hpdm_core.data.dataset import NO_CLASS, VideoDataset
+from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.entries import NO_CLASS
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import DataError

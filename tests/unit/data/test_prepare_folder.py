@@ -11,7 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from hpdm_core.data.dataset import open_dataset, read_json_lines
+from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.folders import plan_folder
 from hpdm_core.data.journal import JOURNAL
 from hpdm_core.data.plan import DecodingOptions, SourceVideo, targets
@@ -319,8 +320,8 @@ def test_workers_make_the_same_files(tmp_path, video_folder):
         assert made[0] == made[1]
 
 
-def test_a_damaged_manifest_is_named_with_its_line(tmp_path, dataset):
-    manifest = dataset.folder / "manifest.jsonl"
+def test_a_damaged_manifest_is_named_with_its_line(tmp_path, json_dataset):
+    manifest = json_dataset.folder / "manifest.jsonl"
     good = manifest.read_text()
     for bad, message in [
         ("{", r"manifest\.jsonl:7 is not JSON"),

@@ -17,8 +17,9 @@ import pytest
 
 from hpdm_core.data import download as download_module
 from hpdm_core.data.archives import RAR_MAGIC, extract
-from hpdm_core.data.dataset import open_dataset, read_json_lines
+from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.download import Remote, download
+from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.ucf101 import read_split_lists
 from hpdm_core.data.ucf101_source import obtain
 from hpdm_core.data.video_io import write_mp4

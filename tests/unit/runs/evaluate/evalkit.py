@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpdm_core.data.dataset import VideoEntry, write_header, write_manifest
+from hpdm_core.data.dataset import write_header
+from hpdm_core.data.entries import VideoEntry
+from hpdm_core.data.manifest import write_manifest
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import decode_sequential, write_mp4
 from hpdm_core.geometry.pyramid import Pyramid
@@ -48,7 +50,7 @@ def write_dataset(
                 source=f"{i}",
             )
         )
-    write_manifest(folder / "manifest.jsonl", entries)
+    write_manifest(folder, entries)
     write_header(folder, {"name": folder.name, "kind": "shapes", "classes": list(SHAPE_CLASSES)})
     return folder
 
