@@ -106,7 +106,7 @@ class LevelOutput:
     """Network output for the patches of one level.
 
     Args:
-        output: (b, c, t, h, w).
+        output: (b, c, t, h, w); (0,) where only latents and features were computed.
         latents: (b, m, d) final latents; m is 0 for networks without.
         features: what finer levels need of these patches, each with one row per patch.
     """
@@ -145,6 +145,7 @@ class LevelNetwork(Protocol):
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
+        latents_only: bool = False,
     ) -> LevelOutput:
         """Run one level whose context is known; arguments as of `HPDM.run_level`."""
         ...

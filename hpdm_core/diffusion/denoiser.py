@@ -35,6 +35,7 @@ class LevelDenoiser:
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
+        latents_only: bool = False,
     ) -> LevelOutput:
         """Return the estimate of the clean patches, in `output`.
 
@@ -45,6 +46,7 @@ class LevelDenoiser:
             condition: (b,) rows.
             context: the network's context for these patches.
             latents: (b, n, d) final latents of the step before, or None.
+            latents_only: compute latents and features alone; `output` is then empty.
         """
         sigmas = torch.full((len(noisy),), sigma, device=noisy.device)
         scales = self.preconditioning[level](sigmas)
@@ -55,7 +57,10 @@ class LevelDenoiser:
             condition=condition,
             context=context,
             latents=latents,
+            latents_only=latents_only,
         )
+        if latents_only:
+            return result
         denoised = scales.denoised(noisy, result.output.float())
         return replace(result, output=denoised)
 

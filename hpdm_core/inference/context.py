@@ -10,7 +10,7 @@ Items are pairs (sample, patch), flattened with the patch running fastest.
 Axis legend: `b` samples, `i` items, `c` channels, `t h w` video, `n` tokens, `d` width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.geometry.boxes import Box, level_box
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import Ancestry
-from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.inference.activation_cache import ActivationCache, Entry
+from hpdm_core.inference.shard import TileShard
 from hpdm_core.records import Condition, LevelOutput
 
 
@@ -37,6 +38,7 @@ class ContextSource:
         condition: (b,) rows.
         batch: patches per call of the network.
         cache: activation cache; None recomputes on every call.
+        shard: this process's part of the ancestors.
         branch: name of these rows in the cache, which guidance shares with those without condition.
         latents: per lower level (i, n, d) the ancestors' latents of an earlier pass; empty without
             latent self-conditioning.
@@ -50,6 +52,7 @@ class ContextSource:
     condition: Condition
     batch: int
     cache: ActivationCache | None
+    shard: TileShard
     branch: str
     latents: list[Tensor]
 
@@ -72,15 +75,19 @@ class ContextSource:
         """Run every ancestor once, coarse to fine, and cache its features.
 
         With latent self-conditioning each ancestor runs twice, as in training: its latents of a
-        first pass start the second.
+        first pass start the second. Several processes run a part of the ancestors each.
         """
+        shard = self.shard
         for level in range(self.ancestry.level):
-            chunks = torch.arange(self._num_items(level)).split(self.batch)
             if self_conditioning:
-                passes = [self._run(level, items, None).latents for items in chunks]
-                self.latents.append(torch.cat(passes))
+                table, shard = self._table(level, lambda result: (result.latents,), shard)
+                self.latents.append(table[0])
             if self.cache is not None:
-                self._keep_features(level, chunks)
+                table, shard = self._table(
+                    level, lambda result: result.features, shard, cached=True
+                )
+                if table is not None:
+                    self.cache.put(self._features_key(level), table)
 
     def settle(self, keys: Sequence[object]) -> None:
         """Drop the ancestors' features once the context of all `keys` is cached."""
@@ -88,21 +95,55 @@ class ContextSource:
             for level in range(self.ancestry.level):
                 self.cache.drop(self._features_key(level))
 
-    def _keep_features(self, level: int, chunks: Sequence[Tensor]) -> None:
-        """Cache the features of all ancestors of a level as one entry, if they fit.
+    def _table(
+        self,
+        level: int,
+        pick: Callable[[LevelOutput], Entry],
+        shard: TileShard,
+        *,
+        cached: bool = False,
+    ) -> tuple[Entry | None, TileShard]:
+        """Return what `pick` takes of every ancestor of a level, one row for each.
 
-        Checked before anything is computed beyond the first chunk.
+        If one process runs out of memory, each goes on alone, so that none waits for another.
+
+        Args:
+            level: of the ancestors.
+            pick: takes tensors of one row per patch.
+            shard: this process's part of the ancestors.
+            cached: return None if it does not fit into the cache, which is checked before
+                anything is computed beyond the first chunk.
+
+        Returns:
+            the table, and the part of the ancestors that this process runs from now on.
         """
-        first = self._run(level, chunks[0], self._latents(level, chunks[0])).features
-        rows = self._num_items(level)
-        table = tuple(x.new_empty(rows, *x.shape[1:], device="meta") for x in first)
-        parts = [first]
-        if not self.cache.fits(table):
-            return
-        for items in chunks[1:]:
-            parts.append(self._run(level, items, self._latents(level, items)).features)
-        entry = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        self.cache.put(self._features_key(level), entry)
+        everything = torch.arange(self._num_items(level))
+        own, device = shard.part_of(everything), self.videos[0].device
+        # A process without ancestors runs one for the table's shapes.
+        chunks = (own if len(own) else everything[:1]).split(self.batch)
+        first, failed = shard.attempt(lambda: pick(self._run(level, chunks[0])), device)
+        if failed:
+            return self._table(level, pick, TileShard(), cached=cached)
+        rows = len(everything)
+        if cached:
+            whole = tuple(x.new_empty(rows, *x.shape[1:], device="meta") for x in first)
+            if shard.any_process(not self.cache.fits(whole), device):
+                return None, shard
+
+        def fill() -> Entry:
+            table = tuple(x.new_zeros(rows, *x.shape[1:]) for x in first)
+            for number, items in enumerate(chunks if len(own) else ()):
+                part = first if number == 0 else pick(self._run(level, items))
+                for x, values in zip(table, part, strict=True):
+                    x[items.to(x.device)] = values
+            return table
+
+        table, failed = shard.attempt(fill, device)
+        if failed:
+            return self._table(level, pick, TileShard(), cached=cached)
+        for x in table:
+            shard.sum_over_processes(x)
+        return table, shard
 
     def _chain(self, level: int, items: Tensor) -> list[Tensor]:
         """Return per level the items in which those of `level` are nested, themselves last."""
@@ -122,18 +163,26 @@ class ContextSource:
         for k in range(level):
             kept = None if self.cache is None else self.cache.get(self._features_key(k), chain[k])
             if kept is None:
+                # Run whole: it is the cost that the cache is compared with.
                 context = self.denoiser.context(features, boxes[: k + 1]) if k > 0 else ()
                 latents = self._latents(k, chain[k])
                 kept = self._denoise(k, chain[k], context, latents).features
             features.append(kept)
         return self.denoiser.context(features, boxes)
 
-    def _run(self, level: int, items: Tensor, latents: Tensor | None) -> LevelOutput:
+    def _run(self, level: int, items: Tensor) -> LevelOutput:
+        """Run ancestors for their latents and features."""
         context = self._context(level, self._chain(level, items))
-        return self._denoise(level, items, context, latents)
+        return self._denoise(level, items, context, self._latents(level, items), latents_only=True)
 
     def _denoise(
-        self, level: int, items: Tensor, context: tuple[Tensor, ...], latents: Tensor | None
+        self,
+        level: int,
+        items: Tensor,
+        context: tuple[Tensor, ...],
+        latents: Tensor | None,
+        *,
+        latents_only: bool = False,
     ) -> LevelOutput:
         sample, patch = self._split(level, items)
         video = self.videos[level]
@@ -144,6 +193,7 @@ class ContextSource:
             condition=self.condition.select(sample.to(video.device)),
             context=context,
             latents=latents,
+            latents_only=latents_only,
         )
 
     def _boxes(self, level: int, items: Tensor) -> Box:

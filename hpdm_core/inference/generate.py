@@ -18,7 +18,8 @@ from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
 from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.tiled_inference import TiledLevel, TileShard
+from hpdm_core.inference.shard import TileShard
+from hpdm_core.inference.tiled_inference import TiledLevel
 from hpdm_core.records import Condition
 from hpdm_core.seeds import derive_seed
 

@@ -7,7 +7,6 @@ Axis legend: `b` samples, `i` items (sample, tile), `c` channels, `t h w` video,
 `d` width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -19,22 +18,21 @@ from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry, tile_counts, tile_slices
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.context import ContextSource, gather_patches
+from hpdm_core.inference.shard import TileShard
 from hpdm_core.records import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
-class TileShard:
-    """This process's part of the tiles of one video (`--shard tiles`).
+class _Chunk:
+    """Tiles of one call of the network: (i,) items, and where they lie.
 
-    Args:
-        rank: of this process.
-        world_size: number of processes.
-        sum_over_processes: all-reduces a tensor in place.
+    `sample` (i,) and `offsets` (i, 3) are on the device, so that a step copies nothing to it.
     """
 
-    rank: int = 0
-    world_size: int = 1
-    sum_over_processes: Callable[[Tensor], None] = lambda _: None
+    items: Tensor
+    sample: Tensor
+    offsets: Tensor
+    slices: list[tuple]
 
 
 @dataclass(kw_only=True)
@@ -76,6 +74,8 @@ class TiledLevel:
         self._ancestry = make_ancestry(self.pyramid, self.level, self.overlap)
         self._offsets = self._ancestry.offsets[self.level]
         self._counts = tile_counts(self.pyramid, self.level, self.overlap)
+        self._chunks: list[_Chunk] = []
+        self._prepared = False
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the averaged estimate of the clean video.
@@ -96,31 +96,34 @@ class TiledLevel:
                 reason = str(error).splitlines()[0]
             self._shrink(reason)  # out here, where the exception no longer references tensors
         self.shard.sum_over_processes(total)
-        return total / self._counts.to(x.device)
+        return total / self._counts
 
     def _own_tiles(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
         """Denoise this process's tiles; return their sum over the level and their latents."""
-        items = torch.arange(len(x) * len(self._offsets))
-        items = items.tensor_split(self.shard.world_size)[self.shard.rank]
-        total = torch.zeros_like(x)
-        if len(items) == 0:  # more processes than tiles
-            return total, None
         if self._source is None:
-            self._prepare()
-        latents = []
-        chunks = items.split(self.tile_batch)
-        for number, chunk in enumerate(chunks):
+            self._prepare(x)
+        total, latents = torch.zeros_like(x), []
+        for number, chunk in enumerate(self._chunks):
             start = None
             if self._latents is not None:
-                start = self._latents[number * self.tile_batch :][: len(chunk)].to(x.device)
+                start = self._latents[number * self.tile_batch :][: len(chunk.items)].to(x.device)
             end = self._add_tiles(total, number, chunk, x, sigma, start)
             if self.self_conditioning:
                 latents.append(end.cpu() if self._latents_on_host else end)
         if self.cache is not None:
-            self._source.settle(range(len(chunks)))
+            self._source.settle(range(len(self._chunks)))
         return total, torch.cat(latents) if latents else None
 
-    def _prepare(self) -> None:
+    def _prepare(self, x: Tensor) -> None:
+        """Cut this process's tiles into chunks, and run the ancestors.
+
+        Again after memory ran out, and then alone: the other processes are elsewhere.
+        """
+        shard = TileShard() if self._prepared else self.shard
+        self._prepared, self._counts = True, self._counts.to(x.device)
+        items = self.shard.part_of(torch.arange(len(x) * len(self._offsets)))
+        parts = items.split(self.tile_batch) if len(items) else ()
+        self._chunks = [self._chunk(part, x.device) for part in parts]
         self._source = ContextSource(
             denoiser=self.denoiser,
             pyramid=self.pyramid,
@@ -130,34 +133,42 @@ class TiledLevel:
             condition=self.condition,
             batch=self.tile_batch,
             cache=self.cache,
+            shard=shard,
             branch=self.branch,
             latents=[],
         )
         self._source.prepare(self_conditioning=self.self_conditioning)
 
+    def _chunk(self, items: Tensor, device: torch.device) -> _Chunk:
+        sample, offsets = items // len(self._offsets), self._offsets[items % len(self._offsets)]
+        places = zip(sample.tolist(), offsets.tolist(), strict=True)
+        return _Chunk(
+            items=items,
+            sample=sample.to(device),
+            offsets=offsets.to(device),
+            slices=[(s, slice(None), *tile_slices(self.pyramid, offset)) for s, offset in places],
+        )
+
     def _add_tiles(
         self,
         total: Tensor,
         number: int,
-        items: Tensor,
+        chunk: _Chunk,
         x: Tensor,
         sigma: float,
         latents: Tensor | None,
     ) -> Tensor:
         """Denoise one chunk of tiles and accumulate them, in a fixed order."""
-        sample, tile = items // len(self._offsets), items % len(self._offsets)
-        offsets = self._offsets[tile]
         result = self.denoiser.denoise(
-            gather_patches(self.pyramid, x, sample, offsets),
+            gather_patches(self.pyramid, x, chunk.sample, chunk.offsets),
             sigma,
             level=self.level,
-            condition=self.condition.select(sample.to(x.device)),
-            context=self._source.context(number, items),
+            condition=self.condition.select(chunk.sample),
+            context=self._source.context(number, chunk.items),
             latents=latents,
         )
-        places = zip(sample.tolist(), offsets.tolist(), result.output, strict=True)
-        for s, offset, patch in places:
-            total[(s, slice(None), *tile_slices(self.pyramid, offset))] += patch
+        for place, patch in zip(chunk.slices, result.output, strict=True):
+            total[place] += patch
         return result.latents
 
     def _shrink(self, reason: str) -> None:

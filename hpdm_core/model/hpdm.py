@@ -197,6 +197,7 @@ class HPDM(nn.Module):
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
+        latents_only: bool = False,
     ) -> LevelOutput:
         """Run one level whose context is known.
 
@@ -207,6 +208,7 @@ class HPDM(nn.Module):
             condition: (b,) rows.
             context: what `context` returned for these patches; empty on level 0.
             latents: (b, m, d) final latents of an earlier pass.
+            latents_only: leave out the last write and the output, which is then empty, (0,).
 
         Returns:
             the output, the final latents, and what finer levels need of this one.
@@ -221,9 +223,14 @@ class HPDM(nn.Module):
             if index in read_by_finer:
                 features.append(tokens)
             (state,), (tokens,) = self._run_block(
-                index, [state], [tokens], terms=[terms.get(index)], condition=cond
+                index,
+                [state],
+                [tokens],
+                terms=[terms.get(index)],
+                condition=cond,
+                latents_only=latents_only and index == len(self.blocks) - 1,
             )
-        output = self.detokenizer(tokens)
+        output = inputs.new_empty(0) if latents_only else self.detokenizer(tokens)
         return LevelOutput(output=output, latents=state, features=tuple(features))
 
     def context(

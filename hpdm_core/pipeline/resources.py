@@ -8,7 +8,7 @@ import torch
 
 from hpdm_core.device import available_memory
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.inference.shard import TileShard
 
 CacheMode = Literal["auto", "gpu", "cpu", "off"]
 

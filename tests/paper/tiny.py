@@ -158,6 +158,7 @@ class PointwiseNetwork:
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
+        latents_only: bool = False,
     ) -> LevelOutput:
         self.batches.append(len(inputs))
         sigma = (4 * c_noise.double()).exp()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hpdm_core.data.metadata import read_lines
 from hpdm_core.errors import DataError, HpdmError
-from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.inference.shard import TileShard
 from hpdm_core.names import has_unprintable
 from hpdm_core.pipeline.conditions import Request, default_count, make_requests
 from hpdm_core.pipeline.pipeline import Pipeline

@@ -19,7 +19,7 @@ from hpdm_core.build import build_sampling
 from hpdm_core.data.pictures import labelled_row
 from hpdm_core.device import available_memory
 from hpdm_core.inference.generate import SamplingSettings
-from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.inference.shard import TileShard
 from hpdm_core.pipeline.conditions import Conditions, Request
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.plan import (

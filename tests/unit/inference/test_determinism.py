@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.inference.generate import SamplingSettings
-from hpdm_core.inference.tiled_inference import TileShard
+from hpdm_core.inference.shard import TileShard
 from hpdm_core.model.hpdm import HPDM
 from tests.paper.tiny import (
     PointwiseNetwork,

@@ -33,16 +33,14 @@ class SmallDevice:
         self.sizes: list[int] = []
         self.refusals = 0
 
-    def run_level(self, inputs, c_noise, *, level, condition, context, latents) -> LevelOutput:
+    def run_level(self, inputs, *rest, **options) -> LevelOutput:
         if len(inputs) > self.room and self.after <= 0:
             self.refusals += 1
             self.sizes.clear()
             raise torch.cuda.OutOfMemoryError(f"no room for {len(inputs)} patches\nmore lines")
         self.after -= 1
         self.sizes.append(len(inputs))
-        return self.network.run_level(
-            inputs, c_noise, level=level, condition=condition, context=context, latents=latents
-        )
+        return self.network.run_level(inputs, *rest, **options)
 
     def context(self, features, boxes):
         return self.network.context(features, boxes)
