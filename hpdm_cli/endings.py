@@ -18,6 +18,9 @@ def prepared(result: dict, *, root: Path, kind: str) -> Shown:
         lines = [("plan", f"{name.replace('_', ' ')}: {value}") for name, value in result.items()
                  if isinstance(value, int | str) and name not in ("name", "folder")]  # fmt: skip
         return Shown(lines=[*lines, ("to", result["folder"])])
+    if "shard" in result:
+        command = _command("hpdm", "prep", "commit", result["folder"])
+        return Shown(lines=[*lines, ("part", result["shard"]), ("next", f"the others, {command}")])
     frames, sizes = result["frames"], list(result["sizes"])
     splits = ", ".join(f"{name} {number:,}" for name, number in result["splits"].items())
     lines.append(("in", f"{result['folder']} ({size(result['bytes'])})"))
@@ -29,6 +32,19 @@ def prepared(result: dict, *, root: Path, kind: str) -> Shown:
     own = [] if name == kind else [f"data.name={name}"]
     own += [] if root in (Path("data"), Path("./data")) else [f"data.root={root}"]
     return Shown(lines=[*lines, ("next", _command("hpdm", "train", recipe, *own))])
+
+
+def committed(result: dict) -> Shown:
+    """Return the ending of `hpdm prep commit`."""
+    splits = ", ".join(f"{name} {number:,}" for name, number in result["splits"].items())
+    lines = [
+        ("data", result["usable"]),
+        ("in", result["folder"]),
+        ("figures", f"{result['shards']} shards, {result['classes']} classes; {splits}"),
+    ]
+    folder = Path(result["folder"])
+    own = (f"data.root={folder.parent}", f"data.name={folder.name}")
+    return Shown(lines=[*lines, ("next", _command("hpdm", "train", "small", *own))])
 
 
 def trained(result: dict, *, name: str) -> Shown:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.endings import prepared
+from hpdm_cli.endings import committed, prepared
 from hpdm_cli.options import Device, DryRun, Json, examples, height_width, words
 
 app = typer.Typer(
@@ -35,6 +35,17 @@ Size = Annotated[
         metavar="HxW",
         help="Shrink larger videos to cover this size, 288x512 or 128: training then reads faster.",
         show_default="the original size",
+    ),
+]
+
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Prepare only the I-th of N parts, from 0, as an independent task of a cluster; "
+        "`hpdm prep commit` joins them.",
+        show_default=False,
     ),
 ]
 
@@ -155,6 +166,7 @@ def ucf101(
 @app.command(
     epilog=examples(
         "hpdm prep folder ./data --source ~/Videos --name mine",
+        "hpdm prep folder ./data --source ~/Videos --name mine --shard 0/8",
     )
 )
 def folder(
@@ -170,6 +182,7 @@ def folder(
     min_frames: MinFrames = 16,
     size: Size = None,
     workers: Workers = None,
+    shard: Shard = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -183,7 +196,7 @@ def folder(
 
         result = run_prep_folder(
             root, source=source, name=name, min_frames=min_frames, size=shrunk, workers=workers,
-            dry_run=dry_run, progress=current.progress,
+            shard=shard, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
         current.show(result, prepared(result, root=root, kind="folder"))
 
@@ -218,6 +231,7 @@ def captions(
     size: Size = None,
     workers: Workers = None,
     device: Device = "auto",
+    shard: Shard = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -231,6 +245,34 @@ def captions(
 
         result = run_prep_captions(
             root, source=source, name=name, text_encoder=text_encoder, min_frames=min_frames,
-            size=shrunk, workers=workers, device=device, dry_run=dry_run, progress=current.progress,
+            size=shrunk, workers=workers, device=device, shard=shard, dry_run=dry_run,
+            progress=current.progress,
         )  # fmt: skip
         current.show(result, prepared(result, root=root, kind="captions"))
+
+
+@app.command(
+    epilog=examples(
+        "hpdm prep commit ./data/mine",
+    )
+)
+def commit(
+    dest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEST",
+            help="The data set, DATA/NAME; DATA if it holds one such data set.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Join the parts that `--shard I/N` prepared.
+
+    Names parts that are missing. The data set appears when it is complete.
+    """
+    with session(as_json=json) as current:
+        from hpdm_core.runs.prep import run_prep_commit
+
+        result = run_prep_commit(dest)
+        current.show(result, committed(result))

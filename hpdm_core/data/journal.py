@@ -46,8 +46,8 @@ class Findings:
 
 def earlier_findings(plan: Plan) -> Findings:
     """Read the results of earlier runs that are still valid under the plan's settings."""
-    header = read_header(plan.folder)
-    begun, lines = _read_journal(plan.folder / JOURNAL)
+    header = read_header(plan.records)
+    begun, lines = _read_journal(plan.records / JOURNAL)
     for earlier in (header, begun):
         if earlier and (earlier["kind"], earlier.get("source")) != (plan.kind, plan.source):
             raise DataError(
@@ -58,9 +58,9 @@ def earlier_findings(plan: Plan) -> Findings:
             )
     known = Findings()
     if header and header.get("settings") == plan.settings:
-        entries = open_manifest(plan.folder, classes=header["classes"])
+        entries = open_manifest(plan.records, classes=header["classes"])
         known.entries = {entry.source: entry for entry in entries}
-        known.rejected = {r.source: r for r in read_rejected(plan.folder / REJECTED)}
+        known.rejected = {r.source: r for r in read_rejected(plan.records / REJECTED)}
     if begun and begun["settings"] == plan.settings:
         for line in lines:
             learn(known, line)

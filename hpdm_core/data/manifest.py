@@ -220,6 +220,39 @@ def write_manifest(folder: Path, entries: Iterable[VideoEntry]) -> None:
     (folder / JSON_MANIFEST).unlink(missing_ok=True)
 
 
+def join_manifests(folder: Path, parts: Sequence[Path]) -> int:
+    """Write the rows of several manifests as one, in order, atomically; return their number.
+
+    Raises:
+        DataError: a part is damaged.
+    """
+    total = 0
+    with (
+        atomic_path(folder / MANIFEST) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, SCHEMA) as writer,
+    ):
+        waiting = SCHEMA.empty_table()
+        for part in parts:
+            with _naming(part):
+                reader = pa.ipc.open_file(pa.memory_map(str(part)))
+                for number in range(reader.num_record_batches):
+                    batch = reader.get_batch(number)
+                    batch.validate(full=True)
+                    waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+                    while len(waiting) >= ROWS_PER_BATCH:
+                        _write_rows(writer, waiting.slice(0, ROWS_PER_BATCH))
+                        waiting = waiting.slice(ROWS_PER_BATCH)
+                    total += batch.num_rows
+        if len(waiting):
+            _write_rows(writer, waiting)
+    return total
+
+
+def _write_rows(writer: pa.ipc.RecordBatchFileWriter, rows: pa.Table) -> None:
+    writer.write_batch(rows.combine_chunks().to_batches()[0])
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:

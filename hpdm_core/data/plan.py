@@ -1,5 +1,6 @@
 """Plan of a preparation: the videos that a scan found, and how they are transcoded."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from hpdm_core.data.dataset import Kind
 from hpdm_core.data.faults import Problem
 from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
 from hpdm_core.data.video_io import CRF, GOP, write_mp4
+from hpdm_core.errors import DataError
+from hpdm_core.files import json_sha256
 from hpdm_core.names import short_name
 
-VIDEOS = "videos"
+VIDEOS, SHARDS = "videos", "shards"
 MIN_FRAMES = 16
 
 
@@ -55,6 +58,41 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepShard:
+    """One of `count` independent tasks that prepare a data set together.
+
+    Args:
+        number: from 0 to count - 1.
+        count: number of tasks.
+    """
+
+    number: int
+    count: int
+
+    @property
+    def folder(self) -> str:
+        """Where its records lie, below the data set's folder."""
+        return f"{SHARDS}/{self.number:05d}-of-{self.count:05d}"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "PrepShard":
+        """Read 'i/n'.
+
+        Raises:
+            DataError: it is none.
+        """
+        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+        if found is None or not int(found[1]) < int(found[2]):
+            raise DataError(
+                "--shard is not one of n tasks", got=text, expected="i/n with i from 0 to n - 1"
+            )
+        return cls(number=int(found[1]), count=int(found[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Plan of one preparation.
 
@@ -67,6 +105,7 @@ class Plan:
         settings: what every canonical video depends on besides its source; changes remake all.
         workers: processes; None uses every core.
         notes: messages on the scan.
+        shard: the task that this process does; None does all of it.
     """
 
     folder: Path
@@ -79,6 +118,25 @@ class Plan:
     settings: dict[str, Any]
     workers: int | None = None
     notes: tuple[str, ...] = ()
+    shard: PrepShard | None = None
+
+    @property
+    def records(self) -> Path:
+        """Where manifest, refused files and journal lie."""
+        return self.folder if self.shard is None else self.folder / self.shard.folder
+
+    @property
+    def own(self) -> Sequence[SourceVideo]:
+        """The videos that this process prepares: a contiguous part of all."""
+        if self.shard is None:
+            return self.videos
+        total, (i, n) = len(self.videos), (self.shard.number, self.shard.count)
+        return self.videos[total * i // n : total * (i + 1) // n]
+
+    def digest(self) -> str:
+        """Return a hash of what all shards of one preparation share."""
+        names = [(v.name, v.class_name, v.split) for v in self.videos]
+        return json_sha256([self.kind, self.settings, self.classes, names])
 
 
 @dataclass(frozen=True, kw_only=True)

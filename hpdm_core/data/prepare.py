@@ -33,16 +33,16 @@ HUNG_SECONDS = 4 * 3600.0
 
 def describe(plan: Plan) -> dict[str, Any]:
     """Return what `prepare` would do, without decoding anything (`--dry-run`)."""
-    files = [v.file for v in plan.videos if v.file is not None and os.path.isfile(v.file)]
+    files = [v.file for v in plan.own if v.file is not None and os.path.isfile(v.file)]
     return {
         "dry_run": True,
         "name": plan.name,
         "folder": str(plan.folder),
         "source": plan.source,
-        "files": len(plan.videos),
+        "files": len(plan.own),
         "bytes": sum(file.stat().st_size for file in files),
         "classes": len(plan.classes),
-        "splits": dict(Counter(v.split for v in plan.videos)),
+        "splits": dict(Counter(v.split for v in plan.own)),
         "settings": plan.settings,
         "notes": list(plan.notes),
     }
@@ -58,30 +58,35 @@ def prepare(plan: Plan, progress: Progress) -> dict[str, Any]:
         DataError: the folder holds another data set, or no video is usable.
     """
     known = earlier_findings(plan)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    remove_partials(plan.folder)
+    plan.records.mkdir(parents=True, exist_ok=True)
+    # Other shards write beside this one, and what a killed one left is written again.
+    remove_partials(plan.records)
     found = _make_all(plan, known, progress)
-    rejected = [found.rejected[v.name] for v in plan.videos if v.name in found.rejected]
-    write_json_lines(plan.folder / REJECTED, [asdict(line) for line in rejected])
-    if not found.entries:
+    rejected = [found.rejected[v.name] for v in plan.own if v.name in found.rejected]
+    write_json_lines(plan.records / REJECTED, [asdict(line) for line in rejected])
+    if not found.entries and plan.shard is None:
         raise DataError(
-            f"{usable_line(len(plan.videos), rejected)} ({plan.source})",
+            f"{usable_line(len(plan.videos), _problems(rejected))} ({plan.source})",
             remedy=f"{plan.folder / REJECTED} lists each with its reason",
         )
-    entries = [found.entries[v.name] for v in plan.videos if v.name in found.entries]
-    _remove_stale(plan.folder, entries)
-    write_manifest(plan.folder, entries)
-    write_header(plan.folder, _header(plan))
-    (plan.folder / JOURNAL).unlink(missing_ok=True)
+    entries = [found.entries[v.name] for v in plan.own if v.name in found.entries]
+    if plan.shard is None:
+        _remove_stale(plan.folder, entries)
+    write_manifest(plan.records, entries)
+    write_header(plan.records, _header(plan))
+    (plan.records / JOURNAL).unlink(missing_ok=True)
     return _result(plan, found, entries, rejected)
 
 
-def usable_line(total: int, rejected: Sequence[Rejection]) -> str:
+def usable_line(total: int, problems: Counter[str]) -> str:
     """Return a one-line summary: '9 of 180 videos usable: 160 too short, 11 unreadable'."""
-    reasons = Counter(line.problem for line in rejected)
-    listed = ", ".join(f"{count} {problem}" for problem, count in reasons.most_common())
-    line = f"{total - len(rejected)} of {total} videos usable"
+    listed = ", ".join(f"{count} {problem}" for problem, count in problems.most_common())
+    line = f"{total - problems.total()} of {total} videos usable"
     return f"{line}: {listed}" if listed else line
+
+
+def _problems(rejected: Sequence[Rejection]) -> Counter[str]:
+    return Counter(line.problem for line in rejected)
 
 
 def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
@@ -89,10 +94,10 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
     jobs = _jobs(plan, known, found)
     head = {"kind": plan.kind, "source": plan.source, "settings": plan.settings}
     done = map(asdict, [*found.entries.values(), *found.rejected.values()])
-    write_json_lines(plan.folder / JOURNAL, [head, *done])
+    write_json_lines(plan.records / JOURNAL, [head, *done])
     progress.start(f"preparing {plan.name}", len(jobs))
     try:
-        with (plan.folder / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:
+        with (plan.records / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:
             for job, outcome in _outcomes(plan, jobs):
                 line = _line(plan, job, outcome, known, found)
                 learn(found, line)
@@ -102,7 +107,7 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
                 )
     finally:
         progress.stop()
-        remove_partials(plan.folder)
+        remove_partials(plan.records)
     return found
 
 
@@ -132,7 +137,7 @@ def _jobs(plan: Plan, known: Findings, found: Findings) -> list[Job]:
     """Return the videos left to make; known results go to `found`."""
     files = targets(plan.videos)
     jobs = []
-    for video in plan.videos:
+    for video in plan.own:
         old = known.entries.get(video.name)
         old_rejected = known.rejected.get(video.name)
         if video.problem is not None:
@@ -245,7 +250,7 @@ def _header(plan: Plan) -> dict[str, Any]:
         "settings": plan.settings,
         "classes": list(plan.classes),
         "notes": list(plan.notes),
-    }
+    } | ({"plan": plan.digest()} if plan.shard else {})
 
 
 def _result(
@@ -258,18 +263,18 @@ def _result(
         "name": plan.name,
         "folder": str(plan.folder),
         "source": plan.source,
-        "usable": usable_line(len(plan.videos), rejected),
+        "usable": usable_line(len(plan.own), _problems(rejected)),
         "videos": len(entries),
         "rejected": dict(Counter(line.problem for line in rejected)),
         "skipped_unchanged": found.skipped,
         "classes": len(plan.classes),
         "splits": dict(Counter(entry.split for entry in entries)),
         "frames": {
-            "min": min(frames),
-            "median": int(statistics.median(frames)),
-            "max": max(frames),
+            "min": min(frames, default=0),
+            "median": int(statistics.median(frames or [0])),
+            "max": max(frames, default=0),
         },
         "sizes": dict(sizes.most_common()),
         "bytes": sum((plan.folder / entry.path).stat().st_size for entry in entries),
         "notes": notes,
-    }
+    } | ({"shard": str(plan.shard)} if plan.shard else {})

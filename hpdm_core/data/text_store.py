@@ -26,8 +26,8 @@ from hpdm_core.errors import DataError
 from hpdm_core.files import atomic_path, write_text
 
 FOLDER, INDEX, KEYS = "text", "text.json", "keys.npy"
-# Sorted by key: the hash's 16 bytes, the shard's number, tokens, first byte in the shard's file.
 _AGAIN = "run `hpdm prep captions` again with --text-encoder"
+# Sorted by key, each once: 16 bytes of a hash, a shard, tokens, the first byte in its file.
 _PLACE = np.dtype([("key", "S16"), ("shard", "<i4"), ("tokens", "<i4"), ("offset", "<i8")])
 _TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -100,11 +100,12 @@ def write_shard(folder: Path, tensors: dict[str, Tensor], fingerprint: str) -> N
         save_file(tensors, partial, metadata={"fingerprint": fingerprint})
 
 
-def write_keys(folder: Path) -> None:
-    """Write where each stored caption lies, atomically."""
+def write_keys(folder: Path) -> int:
+    """Write where each stored caption lies, atomically; return the number of captions."""
     places = _places(folder)
     with atomic_path(folder / FOLDER / KEYS) as partial:
         np.save(partial, places, allow_pickle=False)
+    return len(places)
 
 
 def _places(folder: Path) -> np.ndarray:
@@ -123,7 +124,8 @@ def _places(folder: Path) -> np.ndarray:
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged", got=error, remedy=_AGAIN) from error
-    return np.sort(np.array(rows, dtype=_PLACE), order="key")
+    places = np.array(rows, dtype=_PLACE)
+    return places[np.unique(places["key"], return_index=True)[1]]
 
 
 def _shard(folder: Path, number: int) -> Path:

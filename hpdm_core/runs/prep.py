@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpdm_core.data.captions import plan_captions
-from hpdm_core.data.dataset import open_dataset
+from hpdm_core.data.commit import commit, find_sharded
 from hpdm_core.data.folders import plan_folder
-from hpdm_core.data.plan import MIN_FRAMES, DecodingOptions, Plan
+from hpdm_core.data.manifest import open_manifest
+from hpdm_core.data.plan import MIN_FRAMES, DecodingOptions, Plan, PrepShard
 from hpdm_core.data.prepare import describe, prepare
 from hpdm_core.data.synthetic import RenderOptions, plan_shapes
 from hpdm_core.data.ucf101 import plan_ucf101
@@ -90,6 +92,7 @@ def run_prep_folder(
     min_frames: int = MIN_FRAMES,
     size: tuple[int, int] | None = None,
     workers: int | None = None,
+    shard: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Prepare any folder of videos to `root/name`; sub-folders are classes.
@@ -99,11 +102,14 @@ def run_prep_folder(
         name: None uses the folder's own name.
         min_frames: videos with fewer frames are refused.
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
+        shard: 'i/n': the i-th of n tasks, which `run_prep_commit` joins; None prepares all.
     """
     name = source.resolve().name if name is None else name
     _check_name(name)  # before a long scan
     options = DecodingOptions(min_frames=min_frames, size=size)
+    part = _parse_shard(shard)
     plan = plan_folder(root / name, name=name, source=source, options=options, workers=workers)
+    plan = replace(plan, shard=part)
     return _carry_out(plan, progress, dry_run=dry_run)
 
 
@@ -151,6 +157,7 @@ def run_prep_captions(
     size: tuple[int, int] | None = None,
     workers: int | None = None,
     device: str = "auto",
+    shard: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Prepare captioned videos and images to `root/name`, and their text embeddings.
@@ -159,10 +166,13 @@ def run_prep_captions(
         source: .jsonl or .csv with a file and a caption per line.
         text_encoder: name or folder of an encoder for transformers; None stores no embeddings.
         device: where the encoder computes; 'auto' uses CUDA if available.
+        shard: as in `run_prep_folder`.
     """
+    part = _parse_shard(shard)
     folder = root / name
     options = DecodingOptions(min_frames=min_frames, size=size)
     plan = plan_captions(folder, name=name, source=source, options=options, workers=workers)
+    plan = replace(plan, shard=part)
     result = _carry_out(plan, progress, dry_run=dry_run)
     if dry_run or text_encoder is None:
         return result | {"text_encoder": text_encoder}
@@ -173,10 +183,11 @@ def run_prep_captions(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _alone_in(folder):
+    with _alone_in(plan.records):
+        prepared = open_manifest(plan.records, classes=())
         text = store_embeddings(
-            folder,
-            open_dataset(root, name).captions("all"),
+            plan.records,
+            [c for e in prepared for c in (e.caption, *e.more_captions) if c is not None],
             encoder_name=text_encoder,
             device=torch.device(device),
             progress=progress,
@@ -184,11 +195,29 @@ def run_prep_captions(
     return result | {"text": text}
 
 
+def run_prep_commit(folder: Path) -> dict[str, Any]:
+    """Join the shards of a data set.
+
+    Args:
+        folder: of the data set, or the data root if it holds one data set with shards.
+
+    Raises:
+        DataError: a shard is missing; the message names it.
+    """
+    folder = find_sharded(folder)
+    with _alone_in(folder):
+        return commit(folder)
+
+
+def _parse_shard(text: str | None) -> PrepShard | None:
+    return None if text is None else PrepShard.parse(text)
+
+
 def _carry_out(plan: Plan, progress: Progress, *, dry_run: bool) -> dict[str, Any]:
     _check_name(plan.name)
     if dry_run:
         return describe(plan)
-    with _alone_in(plan.folder):
+    with _alone_in(plan.records):
         return prepare(plan, progress)
 
 

@@ -14,10 +14,11 @@ TRAIN = COMMON | {"RECIPE", "KEY=VALUE", "--out", "--device", "--seed", "torchru
 OPTIONS = {
     "": {"prep", "train", "finetune", "sample", "eval-fvd", "ablate", "130"}
     | {"--version", "--install-completion"},
-    "prep": {"ucf101", "folder", "captions", "shapes", "vizdoom"},
+    "prep": {"ucf101", "folder", "captions", "shapes", "vizdoom", "commit"},
     "prep ucf101": PREP | {"--source", "--fold"},
-    "prep folder": PREP | {"--source"},
-    "prep captions": PREP | {"--source", "--text-encoder", "--device"},
+    "prep folder": PREP | {"--source", "--shard"},
+    "prep captions": PREP | {"--source", "--text-encoder", "--device", "--shard"},
+    "prep commit": {"DEST", "--json", "--help"},
     "prep shapes": PREP | {"--num", "--size", "--frames", "--seed"},
     "prep vizdoom": PREP | {"--num", "--size", "--frames", "--scenes", "--seed", "hpdm[vizdoom]"},
     "train": TRAIN | {"--list", "--copy"},
