@@ -1,4 +1,4 @@
-"""`hpdm ablate`: reproduce a table of the paper."""
+"""`hpdm ablate`: reproduce a table of the paper, or compare schedules of sampling."""
 
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ EXAMPLES = examples(
     "hpdm ablate --list",
     "hpdm ablate table4 --scale tiny --rows none,hw,fhw",
     "hpdm ablate table8",
+    "hpdm ablate samplers --checkpoint runs/shapes",
     "hpdm ablate table3 --scale paper --dry-run",
 )
 
@@ -22,7 +23,7 @@ def command(
     table: Annotated[
         str | None,
         typer.Argument(
-            metavar="TABLE", help="One of table1 to table8, or fig8.", show_default=False
+            metavar="TABLE", help="One of table1 to table8, fig8, or samplers.", show_default=False
         ),
     ] = None,
     scale: Annotated[
@@ -36,6 +37,15 @@ def command(
         str | None,
         typer.Option(
             "--rows", metavar="LIST", help="Only these rows.", show_default="all of the table"
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CHECKPOINT",
+            help="For samplers: the model whose schedules are compared.",
+            show_default="the scale's",
         ),
     ] = None,
     out: Out = None,
@@ -65,10 +75,11 @@ def command(
 
         result = run_ablate(
             table, scale=scale, rows=words(rows), out=out, device=device, seed=seed,
-            dry_run=dry_run, progress=current.progress,
+            dry_run=dry_run, progress=current.progress, checkpoint=checkpoint,
         )  # fmt: skip
         if dry_run:
             words_given = ["ablate", table, "--scale", scale, *(["--rows", rows] if rows else [])]
+            words_given += ["--checkpoint", checkpoint] if checkpoint else []
             shown = ablation_plan(result, command=same_command(*words_given, out=out))
         else:
             shown = ablated(result)

@@ -17,21 +17,26 @@ Value = bool | int | float | str | tuple | None
 Overrides = dict[str, Value]
 ScaleName = Literal["paper", "tiny", "smoke"]
 SCALES: tuple[ScaleName, ...] = ("paper", "tiny", "smoke")
+SAMPLER_FIGURES = ("passes", "seconds", "distance", "fvd", "kernel", "flicker", "hh", "seams")
 
 
 class Measure(Section):
     """How a column is measured."""
 
-    kind: Literal["score", "step", "count", "recipe"] = Field(
+    kind: Literal["score", "step", "count", "recipe", "sampler"] = Field(
         description="score: of generated videos; step: a timed training step; count: on the meta "
-        "device; recipe: a field of the recipe"
+        "device; recipe: a field of the recipe; sampler: quality or cost of a row's schedule"
     )
-    of: str = Field(description="fvd, is; videos_per_second, memory; a key of counts; a field")
+    of: str = Field(
+        description="fvd, is; videos_per_second, memory; a key of counts; a field; of a sampler "
+        "passes, seconds, distance, fvd, kernel, flicker, hh or seams"
+    )
     protocol: str | None = Field(None, description="of a score, such as fvd512_level0")
 
     @model_validator(mode="after")
     def _sound(self) -> "Measure":
         known = {"score": ("fvd", "is"), "step": ("videos_per_second", "memory")}
+        known["sampler"] = SAMPLER_FIGURES
         if self.kind in known and self.of not in known[self.kind]:
             raise ValueError(f"a {self.kind} is of {' or '.join(known[self.kind])}, got {self.of}")
         if (self.kind == "score") != (self.protocol is not None):
@@ -110,6 +115,14 @@ class Scale(Change):
     )
     rounds: Positive = Field(3, description="timed steps, of which the fastest counts")
     videos: int = Field(0, ge=0, description="videos of each row in the report")
+    checkpoint: str | None = Field(None, description="rows sample from it: nothing is trained")
+    sampled: int = Field(32, ge=2, description="videos that a schedule is measured on")
+    step_factor: Positive = Field(1, description="times this are the solver steps of each row")
+    converged: tuple[Positive, ...] = Field(
+        (), description="solver steps by level of the converged solution"
+    )
+    converged_videos: Positive = Field(4, description="videos that are compared with it")
+    sigma_max: float = Field(80.0, gt=0, description="noise that it starts from")
 
 
 class Finding(Section):
@@ -133,7 +146,8 @@ class Table(Section):
     about: str
     notes: tuple[str, ...] = ()
     baseline: str | None = Field(None, description="row that others are held against")
-    plot: Literal["bars", "lines", "none"] = "bars"
+    plot: Literal["bars", "lines", "pareto", "none"] = "bars"
+    cost: str | None = Field(None, description="column that pareto draws the others against")
     sets: dict[str, Overrides] = Field(default_factory=dict, description="named sets of overrides")
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -205,6 +219,7 @@ def choose_rows(table: Table, scale: Scale, keys: list[str]) -> tuple[Row, ...]:
             key: known[key].model_copy(update={"level": level, "checkpoint": None})
             for key, level in scale.levels.items()
         }
+    known = {key: _at_scale(row, scale) for key, row in known.items()}
     wrong = [key for key in keys if key not in known]
     if wrong:
         raise RecipeError(
@@ -213,6 +228,17 @@ def choose_rows(table: Table, scale: Scale, keys: list[str]) -> tuple[Row, ...]:
             remedy=did_you_mean(wrong[0], known),
         )
     return tuple(known[key] for key in keys or known)
+
+
+def _at_scale(row: Row, scale: Scale) -> Row:
+    """Return a row with the scale's checkpoint, and its solver steps times the scale's factor."""
+    changes: dict[str, Value | Overrides] = {}
+    if scale.checkpoint is not None:
+        changes["checkpoint"] = scale.checkpoint
+    if scale.step_factor > 1 and "steps" in row.sampling:
+        steps = tuple(scale.step_factor * count for count in row.sampling["steps"])
+        changes["sampling"] = {**row.sampling, "steps": steps}
+    return row.model_copy(update=changes)
 
 
 def recipe_of(table: Table, scale: Scale, row: Row, column: Column | None) -> tuple[str, list[str]]:
@@ -243,6 +269,7 @@ def _unknown(table: Table):
     rows, columns = {row.key for row in table.rows}, {column.key for column in table.columns}
     used = {finding.column for finding in table.findings}
     used |= {key for row in table.rows for key in row.paper}
+    used |= {table.cost} - {None}
     used |= {key for scale in table.scales.values() for key in scale.protocols}
     yield from (f"no column is called {key}" for key in sorted(used - columns))
     named = {key for finding in table.findings for key in (finding.row, *finding.against)}
@@ -251,6 +278,8 @@ def _unknown(table: Table):
     yield from (f"no row is called {key}" for key in sorted(named - rows))
     changes = [*table.rows, *(change for row in table.rows for change in row.at.values())]
     sets = {name for change in [*changes, *table.scales.values()] for name in change.use}
+    if (table.plot == "pareto") != (table.cost is not None):
+        yield "a plot of the kind pareto, and no other, has a column `cost`"
     yield from (f"no set is called {name}" for name in sorted(sets - {*table.sets}))
     if len(rows) < len(table.rows) or len(columns) < len(table.columns):
         yield "two rows or two columns have the same key"

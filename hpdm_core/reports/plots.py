@@ -6,6 +6,7 @@ Colours and fonts come from the page's style sheet, by class.
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from hpdm_core.reports.ablations import Column
 from hpdm_core.reports.results import Cell, Results
@@ -21,6 +22,12 @@ def plots(results: Results) -> list[str]:
     """Return the table's plots: bars for each column, or one plot of lines over columns."""
     if results.table.plot == "none":
         return []
+    if results.table.plot == "pareto":
+        return [
+            pareto_plot(results, column)
+            for column in results.table.columns
+            if column.better == "lower" and column.key != results.table.cost
+        ]
     if results.table.plot == "lines":
         return [_lines(results)]
     return [_bars(results, column) for column in results.table.columns]
@@ -120,9 +127,64 @@ def _lines(results: Results) -> str:
     return _figure("; ".join(names), "lower is better", LINES_WIDTH, LINES_HEIGHT, parts)
 
 
-def spread_out(heights: dict[int, float], *, least: float, bottom: float) -> dict[int, float]:
+def pareto_plot(results: Results, column: Column) -> str:
+    """Draw a figure of each row against its cost (logarithmic), and the line of the best.
+
+    The best are the rows that no other beats in both (`pareto_front`).
+    """
+    cost = results.table.column(results.table.cost)
+    named = {row.key: row.title for row in results.table.runnable}
+    points = {
+        key: (results.cells[key, cost.key].mean, results.cells[key, column.key].mean)
+        for key in named
+    }
+    points = {key: (x, y) for key, (x, y) in points.items() if x is not None and y is not None}
+    if not points:
+        return _figure(column.heading, "nothing measured yet", 300, 30, [])
+    xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
+    right, bottom = LINES_WIDTH - 110, LINES_HEIGHT - 34
+    span = math.log(max(xs) / min(xs)) or 1.0
+    low, high = min(0.0, *ys), max(ys) * 1.05 or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = MARGIN + 8 + (right - MARGIN - 8) * math.log(x / min(xs)) / span
+        return across, bottom - (bottom - 14) * (y - low) / (high - low)
+
+    parts = [f'<path class="axis" d="M{MARGIN} 14V{bottom}H{right}"/>']
+    for share in (0.25, 0.5, 0.75, 1.0):
+        value = low + (high - low) * share
+        _, down = place(min(xs), value)
+        parts.append(f'<path class="grid" d="M{MARGIN} {down:.1f}H{right}"/>')
+        parts.append(_text(MARGIN - 6, down + 4, number(value), "tick end"))
+    for x in (min(xs), max(xs)):
+        parts.append(_text(place(x, 0)[0], bottom + 16, number(x), "tick middle"))
+    parts.append(_text((MARGIN + right) / 2, bottom + 31, cost.heading, "tick middle"))
+    front = [place(*points[key]) for key in pareto_front(points)]
+    parts.append(f'<path class="line c0" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in front)}"/>')
+    heights = {key: place(*point)[1] for key, point in points.items()}
+    for key, label in spread_out(heights, least=13, bottom=bottom).items():
+        x, y = place(*points[key])
+        parts.append(f'<circle class="dot c0" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+        parts.append(_text(x + 6, label + 4, _cut(named[key], 22), "label"))
+    return _figure(
+        column.heading, "lower and further left is better", LINES_WIDTH, LINES_HEIGHT, parts
+    )
+
+
+def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Return the keys of the (cost, figure) that no other equals or beats in both, by cost."""
+    front: list[str] = []
+    best = math.inf
+    for key in sorted(points, key=points.get):
+        if points[key][1] < best:
+            best = points[key][1]
+            front.append(key)
+    return front
+
+
+def spread_out(heights: dict[Any, float], *, least: float, bottom: float) -> dict[Any, float]:
     """Move labels apart to a least distance, up from the lowest that reaches the bottom."""
-    placed: dict[int, float] = {}
+    placed: dict[Any, float] = {}
     limit = bottom
     for key in sorted(heights, key=heights.get, reverse=True):
         placed[key] = min(heights[key], limit)

@@ -129,6 +129,8 @@ def _fakes(table: Table, scale: Scale, trial: Trial) -> dict[int, int]:
             protocol = parse_protocol(protocol_of(scale, column))
             level = finest if protocol.level is None else protocol.level
             numbers[level] = max(numbers.get(level, 0), protocol.num_fakes or 0)
+        elif column.measure.kind == "sampler":
+            numbers[finest] = scale.sampled
     return numbers
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpdm_core.errors import RecipeError
 from hpdm_core.files import append_line, read_whole_lines, write_text
+from hpdm_core.pipeline.pretrained import find_model, read_header
 from hpdm_core.progress import NoProgress, Progress, process_rank
 from hpdm_core.reports import html, tables
 from hpdm_core.reports.ablations import ScaleName, Table, choose_rows, load_table
@@ -36,11 +38,12 @@ def run_ablate(
     seed: int,
     dry_run: bool,
     progress: Progress,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """Run a table of the paper, or plan it.
 
     Args:
-        name: table1 to table8, or fig8.
+        name: table1 to table8, fig8, or samplers.
         scale: 'paper', 'tiny' or 'smoke'.
         rows: keys of the rows to run; empty for all.
         out: folder of results; the table gets a folder of its own below it.
@@ -48,6 +51,7 @@ def run_ablate(
         seed: of the first replicate.
         dry_run: plan only.
         progress: progress bar.
+        checkpoint: model whose schedules are measured, for `samplers`; None: the scale's.
 
     Returns:
         the plan, and unless `dry_run` the figures, findings and files.
@@ -58,6 +62,8 @@ def run_ablate(
     """
     table = load_table(name)
     settings = table.scales[scale]
+    if checkpoint is not None:
+        settings = settings.model_copy(update=_from_checkpoint(table, name, checkpoint))
     chosen = choose_rows(table, settings, rows)
     trials = make_trials(table, settings, chosen, seed=seed)
     # Rows that were run before and are not requested now stay in the table.
@@ -86,6 +92,23 @@ def run_ablate(
             results.write(plan)
     results.write(plan)
     return head | {"plan": plan} | _summary(results.collected()) | {"files": _files(results.folder)}
+
+
+def _from_checkpoint(table: Table, name: str, checkpoint: str) -> dict[str, Any]:
+    """Return what a scale changes to measure schedules of a given model on its own data.
+
+    Raises:
+        RecipeError: the table trains its rows.
+        CheckpointError: there is no such model.
+    """
+    if any(column.measure.kind != "sampler" for column in table.columns):
+        raise RecipeError(
+            f"{name} trains its rows", got=f"--checkpoint {checkpoint}",
+            remedy="leave it out; `hpdm ablate samplers` takes a checkpoint",
+        )  # fmt: skip
+    data = read_header(find_model(checkpoint)).recipe.data
+    own = {"data.root": data.root, "data.name": data.name}
+    return {"checkpoint": checkpoint, "shapes": None, "set": own}
 
 
 class ResultsFile:

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import NO_CLASS
 from hpdm_core.reports.ablations import Column, Overrides, Scale, Table, protocol_of
 from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
+from hpdm_core.runs.ablate.samplers import SamplerMeter
 from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from hpdm_core.runs.train.run import run_train
@@ -56,6 +58,10 @@ class TrialRunner:
     first_seed: int
     progress: Progress
 
+    @cached_property
+    def _meter(self) -> SamplerMeter:
+        return SamplerMeter(scale=self.scale, device=self.device, progress=self.progress)
+
     def run(self, trial: Trial) -> dict[str, Any]:
         """Return the trial's line for rows.jsonl."""
         began = time.monotonic()
@@ -63,6 +69,7 @@ class TrialRunner:
         figures: dict[str, dict] = {}
         details: dict[str, Any] = {}
         figures |= self._scores(trial, details)
+        figures |= self._samplers(trial)
         for column in self.table.columns:
             if column.measure.kind == "step":
                 logger.info("timing steps of %s: %s", trial.row.title, column.heading)
@@ -115,6 +122,16 @@ class TrialRunner:
             for column in columns:
                 figures[column.key] = _figure_of(result, column)
         return figures
+
+    def _samplers(self, trial: Trial) -> dict[str, dict]:
+        """Measure the row's schedule, all its columns from the same videos."""
+        columns = [column for column in self.table.columns if column.measure.kind == "sampler"]
+        if not columns:
+            return {}
+        pipeline = open_row(trial, resolve_device(self.device))
+        logger.info("sampling with %s", trial.row.title)
+        found = self._meter.measure(pipeline, real=trial.real, seed=trial.sampling_seed)
+        return {column.key: found[column.measure.of] for column in columns}
 
     def _score(self, trial: Trial, protocol: str, metrics: list[str]) -> dict[str, Any]:
         return run_eval_fvd(

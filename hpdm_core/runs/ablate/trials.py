@@ -73,7 +73,7 @@ def _trial(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Tr
     trained_seed = seed if scale.vary == "training" else first
     seeded = [f"train.seed={trained_seed}"]
     base, overrides = recipe_of(table, scale, row, None)
-    scored = any(column.measure.kind == "score" for column in table.columns)
+    scored = any(column.measure.kind in ("score", "sampler") for column in table.columns)
     recipes = {}
     for column in table.columns:
         own_base, own = recipe_of(table, scale, row, column)
@@ -149,5 +149,16 @@ def _key(
         "shapes": None if scale.shapes is None else scale.shapes.model_dump(mode="json"),
         "timing": [scale.batches, scale.rounds],
         "videos": scale.videos,
+        **_sampler_facts(table, scale),
     }
     return json_sha256(everything)[:16]
+
+
+def _sampler_facts(table: Table, scale: Scale) -> dict[str, object]:
+    """Return what the figures of schedules depend on; nothing where there are none."""
+    if all(column.measure.kind != "sampler" for column in table.columns):
+        return {}
+    return {
+        "sampled": scale.sampled,
+        "converged": [scale.converged, scale.converged_videos, scale.sigma_max],
+    }
