@@ -13,7 +13,7 @@ import pytest
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.reports.ablations import load_table
 from hpdm_core.reports.html import Clip, report
-from hpdm_core.reports.plots import plots
+from hpdm_core.reports.plots import pareto_front, plots
 from hpdm_core.reports.results import collect
 from tests.unit.reports.made_up import line, results_of, score
 
@@ -158,3 +158,34 @@ def test_the_report_lives_in_a_browser(page, tmp_path: Path):
     font = float(re.search(r'data-font="([\d.]+)px"', done.stdout)[1])
     assert font >= 14
     assert not [text for text in done.stderr.splitlines() if "CONSOLE" in text]
+
+
+def test_the_front_is_what_no_row_equals_or_beats_in_both():
+    rng = np.random.default_rng(0)
+    points = {str(k): tuple(map(float, rng.integers(0, 9, 2))) for k in range(40)}
+    front = pareto_front(points)
+    for key, (cost, figure) in points.items():
+        beaten = any(
+            other != (cost, figure) and other[0] <= cost and other[1] <= figure
+            for other in points.values()
+        )
+        assert (points[key] in [points[k] for k in front]) == (not beaten)
+    costs = [points[key][0] for key in front]
+    assert costs == sorted(set(costs))
+
+
+def test_schedules_are_drawn_against_their_cost():
+    table = load_table("samplers")
+    lines = [
+        line(row, 0, {"passes": {"value": passes}, "fvd": {"value": fvd}})
+        for row, passes, fvd in (("recipe", 2400, 1.0), ("half", 1200, 3.0), ("euler", 1200, 2.0))
+    ]
+    keys = {entry["key"] for entry in lines}
+    results = collect(table, lines, name="samplers", scale="tiny", keys=keys)
+    figure = next(plot for plot in plots(results) if "Fréchet" in plot)
+    assert figure.count("<circle") == 3
+    (front,) = re.findall(r'class="line c0" d="M([^"]+)"', figure)
+    cheap, dear = (tuple(map(float, p.split())) for p in front.split("L"))
+    assert cheap[0] < dear[0]  # to the right: more passes
+    assert cheap[1] < dear[1]  # down the page: smaller
+    assert len(plots(results)) == 7
