@@ -103,7 +103,8 @@ def test_tables_are_not_recipes():
 
 
 def test_unknown_tables_and_rows_are_named():
-    with pytest.raises(RecipeError, match="no table is called table9; expected fig8, samplers, table1"):
+    expected = "no table is called table9; expected fig8, samplers, table1"
+    with pytest.raises(RecipeError, match=expected):
         load_table("table9")
     table = load_table("table2")
     with pytest.raises(RecipeError, match="--rows: tats cannot be run; expected of hpdm_s"):
