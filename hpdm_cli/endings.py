@@ -98,6 +98,10 @@ def training_plan(result: dict, *, name: str, command: str) -> Shown:
     ]  # fmt: skip
     if "initialised" in result:
         lines.append(("from", _initialised(result["initialised"])))
+    if "distillation" in result:
+        teacher, student = (result["distillation"][name] for name in ("teacher", "student"))
+        lines.append(("student", f"{count(student)} block passes a video, {teacher / student:.1f} "
+                                 f"times fewer than its teacher's {count(teacher)}"))  # fmt: skip
     lines += [("note", note) for note in result["notes"]]
     return Shown(
         tables={"Levels": levels, "Memory by GPU": cards}, lines=[*lines, ("next", command)]

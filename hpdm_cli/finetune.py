@@ -16,6 +16,7 @@ from hpdm_cli.options import (
     examples,
     read_recipe,
     same_command,
+    whole_numbers,
 )
 from hpdm_cli.train import TrainSeed
 
@@ -23,6 +24,7 @@ NAME = "finetune"
 EXAMPLES = examples(
     "hpdm finetune recipes/hpdm_t2v.yaml --from runs/hpdm_t2v_base",
     "hpdm finetune hpdm_t2v --from base.safetensors train.steps=5000 --dry-run",
+    "hpdm finetune shapes --from runs/shapes --distill 8,4,4 --out runs/shapes_fast",
 )
 
 
@@ -39,6 +41,16 @@ def command(
         ),
     ],
     overrides: Overrides = None,
+    distill: Annotated[
+        str | None,
+        typer.Option(
+            "--distill",
+            metavar="N,N,...",
+            help="Distil the model of --from: evaluations per level of the student, coarsest "
+            "first: 8,4,4.",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = None,
     device: Device = "auto",
     seed: TrainSeed = None,
@@ -48,12 +60,19 @@ def command(
     """Train a recipe from the weights of a base model.
 
     The base may have fewer levels, another patch size or another kind of conditioning.
+    With --distill it is the teacher of a student of the same recipe that samples in few evaluations.
     Reports which weights were loaded, which are missing in the base (newly initialised), and which
     of its weights were unexpected (not used).
     Run again, the same command resumes.
     """
     with session(as_json=json) as current:
-        resolved = read_recipe(recipe, overrides, seed=seed)
+        changes = list(overrides or ())
+        evaluations = whole_numbers(distill, option="--distill")
+        if evaluations is not None:
+            from hpdm_core.recipe.sampling import student_overrides
+
+            changes += student_overrides(evaluations)
+        resolved = read_recipe(recipe, changes, seed=seed)
         from hpdm_core.runs.train.run import run_train
 
         result = run_train(
@@ -65,7 +84,10 @@ def command(
             init_from=base,
         )
         if dry_run:
-            command = same_command("finetune", recipe, "--from", base, *(overrides or ()), out=out)
+            given = () if distill is None else ("--distill", distill)
+            command = same_command(
+                "finetune", recipe, "--from", base, *given, *(overrides or ()), out=out
+            )
             current.show(result, training_plan(result, name=resolved.name, command=command))
         else:
             current.show(result, trained(result, name=resolved.name))

@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.diffusion.denoiser import LevelDenoiser
+from hpdm_core.diffusion.distillation import Distillation
 from hpdm_core.diffusion.guidance import Guidance
 from hpdm_core.diffusion.patch_diffusion import PatchDiffusion
 from hpdm_core.diffusion.preconditioning import Preconditioning
@@ -63,6 +64,26 @@ def build_diffusion(recipe: Recipe) -> PatchDiffusion:
         condition_dropout=diffusion.condition_dropout,
         clean_context=diffusion.clean_context,
         context_sigma=diffusion.context_sigma,
+        self_conditioning=recipe.model.self_conditioning,
+    )
+
+
+def build_distillation(recipe: Recipe, teacher: Recipe, network: nn.Module) -> Distillation:
+    """Build the loss of a student's recipe.
+
+    Args:
+        recipe: of the student; `train.distill` is set.
+        teacher: the teacher's recipe.
+        network: the teacher's, on its device, in inference mode.
+    """
+    return Distillation(
+        pyramid=recipe.pyramid.build(),
+        teacher=build_denoiser(recipe, network),
+        solvers=build_sampling(recipe).solvers,
+        substeps=recipe.train.distill_substeps,
+        guidance=build_sampling(teacher).guidance,
+        level_weights=recipe.diffusion.level_weights,
+        context_sigma=recipe.diffusion.context_sigma,
         self_conditioning=recipe.model.self_conditioning,
     )
 

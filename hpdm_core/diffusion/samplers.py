@@ -93,9 +93,19 @@ def karras_sigmas(
     return (*levels, 0.0)
 
 
-def sample_edm(denoise: Denoise, x: Tensor, solver: Solver, *, noise: Noise) -> Tensor:
-    """Solve with stochastic Heun or Euler steps (EDM, algorithm 2)."""
-    for sigma, sigma_next in pairwise(solver.sigmas):
+def sample_edm(
+    denoise: Denoise,
+    x: Tensor,
+    solver: Solver,
+    *,
+    noise: Noise,
+    sigmas: Sequence[float] | None = None,
+) -> Tensor:
+    """Solve with stochastic Heun or Euler steps (EDM, algorithm 2).
+
+    `sigmas` are falling noise levels, in place of the solver's.
+    """
+    for sigma, sigma_next in pairwise(solver.sigmas if sigmas is None else sigmas):
         sigma_hat = solver.churned(sigma)
         if sigma_hat > sigma:
             x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()

@@ -57,6 +57,9 @@ def level_problems(recipe: "Recipe") -> Iterator[str]:
                 yield from _solver_problems(
                     sampling.with_preset(preset), levels, f"sampling.{preset}"
                 )
+    distill = recipe.train.distill
+    if distill is not None:
+        yield from _student_problems(sampling, distill, levels)
     last = (recipe.model.levels_per_block or ("nothing",))[-1]
     if last != levels:
         yield (
@@ -84,6 +87,24 @@ def _solver_problems(sampling: "SamplingRecipe", levels: int, section: str) -> I
                 f"{section}.churn is {churn:g} on level {level}, whose solver {solver} is "
                 f"deterministic; set it to 0 or take {' or '.join(STOCHASTIC_SOLVERS)}"
             )
+
+
+def _student_problems(
+    sampling: "SamplingRecipe", distill: tuple[int, ...], levels: int
+) -> Iterator[str]:
+    if len(distill) != levels:
+        yield (
+            f"train.distill has {len(distill)} values, expected {levels}: "
+            "one per level of pyramid.levels"
+        )
+        return
+    euler = {*sampling.solver} == {"euler"} and not any(sampling.churn)
+    if not euler or sampling.guidance != 1 or sampling.by_level("steps", levels) != distill:
+        yield (
+            f"train.distill {list(distill)} needs a student's schedule under sampling: solver "
+            f"euler, churn 0, guidance 1 and steps {list(distill)}, as `hpdm finetune --distill` "
+            "sets it"
+        )
 
 
 def token_problems(recipe: "Recipe") -> Iterator[str]:

@@ -44,6 +44,21 @@ class ScheduleRecipe(Section):
         return {name: value for name, value in dict(self).items() if value is not None}
 
 
+def student_overrides(evaluations: tuple[int, ...]) -> list[str]:
+    """Return the overrides of a recipe for a student with so many evaluations per level."""
+    presets = [f"sampling.{preset}.{field}" for preset in PRESETS
+               for field in ScheduleRecipe.model_fields]  # fmt: skip
+    return [
+        f"train.distill={list(evaluations)}",
+        f"sampling.steps={list(evaluations)}",
+        "sampling.solver=euler",
+        "sampling.churn=0",
+        "sampling.guidance=1",
+        "sampling.guidance_interval=null",
+        *(f"{name}=null" for name in presets),
+    ]
+
+
 class SamplingRecipe(Section):
     """Solver by level, and tiles (Sec. 4.4, appendix A; Karras et al. 2022)."""
 

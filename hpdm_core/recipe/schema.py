@@ -215,6 +215,14 @@ class TrainRecipe(Section):
     level_drop_prob: Fraction = Field(
         0.0, description="level dropout: probability of a step without the finest levels (app. D)"
     )
+    distill: tuple[Positive, ...] | None = Field(
+        None,
+        description="evaluations per level of a student (`hpdm finetune --distill`); "
+        "`sampling` must be its schedule",
+    )
+    distill_substeps: Positive = Field(
+        2, description="steps of the teacher for one of the student's"
+    )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep")

@@ -17,6 +17,7 @@ from hpdm_core.errors import CheckpointError, DataError, DeviceError, RecipeErro
 from hpdm_core.files import gigabytes
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
+from hpdm_core.runs.train.distill import plan_distillation
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
 from hpdm_core.runs.train.warm_start import plan_warm_start
 from hpdm_core.training.checkpoint import list_checkpoints
@@ -63,6 +64,8 @@ def plan_of_run(
     fit = fit_micro_batch(recipe, parameters, devices=world_size, free=free)
     if init_from is not None:
         figures["initialised"] = plan_warm_start(init_from, recipe, classes=classes).summary()
+        if recipe.train.distill is not None:
+            figures["distillation"] = plan_distillation(recipe, init_from)
     return {
         **figures,
         "steps": recipe.train.steps,

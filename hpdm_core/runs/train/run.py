@@ -32,6 +32,7 @@ from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
+from hpdm_core.runs.train.distill import build_student_loss, check_teacher
 from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.runs.train.loss_plot import PICTURE, plot_losses
 from hpdm_core.runs.train.preview import make_preview
@@ -40,7 +41,7 @@ from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints
 from hpdm_core.training.ema import Ema
-from hpdm_core.training.loop import Plan, train
+from hpdm_core.training.loop import Loss, Plan, train
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
@@ -78,6 +79,7 @@ def run_train(
         KeyboardInterrupt: the run was interrupted and has saved a checkpoint.
     """
     out = out or Path("runs") / recipe.name
+    check_teacher(recipe, init_from)
     if dry_run:
         return preflight.plan_of_run(recipe, out, device=device, init_from=init_from)
     dataset = open_dataset(recipe.data.root, recipe.data.name)
@@ -94,7 +96,10 @@ def run_train(
                 start = plan_warm_start(init_from, recipe, classes=dataset.classes)
         remedy = "wait for it, stop it, or give another --out"
         lock = lock_folder(out, doing="training into", remedy=remedy)
-        run = Run(recipe=recipe, dataset=dataset, out=out, parallel=parallel, progress=progress)
+        run = Run(
+            recipe=recipe, dataset=dataset, out=out, parallel=parallel, progress=progress,
+            init_from=init_from,
+        )  # fmt: skip
         with lock if parallel.is_main else nullcontext():
             return run.train(start)
     except torch.cuda.OutOfMemoryError as error:
@@ -118,6 +123,7 @@ class Run:
         out: the run's folder.
         parallel: this process's rank and device.
         progress: progress bar; silent on all processes but one.
+        init_from: the base model; a student's teacher.
     """
 
     recipe: Recipe
@@ -125,6 +131,7 @@ class Run:
     out: Path
     parallel: Parallel
     progress: Progress
+    init_from: str | Path | None = None
 
     def train(self, warm_start: WarmStart | None) -> dict:
         """Build, resume or warm-start, train; return the summary."""
@@ -204,13 +211,24 @@ class Run:
         return train(
             state,
             BatchStream(loader.batches, state.step),
-            loss=build_diffusion(self.recipe).loss,
+            loss=self._loss(),
             plan=plan_from(recipe),
             parallel=self.parallel,
             store=store,
             telemetry=telemetry,
             preview=self._pictures(state, telemetry),
         )
+
+    def _loss(self) -> Loss:
+        if self.recipe.train.distill is None:
+            return build_diffusion(self.recipe).loss
+        return build_student_loss(
+            self.recipe,
+            self.init_from,
+            out=self.out,
+            device=self.parallel.device,
+            writes=self.parallel.is_main,
+        ).loss
 
     def _pictures(self, state: TrainState, telemetry: Telemetry) -> Callable[[int], None]:
         """Return the function that draws the losses and the previews of a step."""
