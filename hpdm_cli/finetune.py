@@ -60,7 +60,7 @@ def command(
     """Train a recipe from the weights of a base model.
 
     The base may have fewer levels, another patch size or another kind of conditioning.
-    With --distill it is the teacher of a student of the same recipe that samples in few evaluations.
+    With --distill it is the teacher of a student that samples in few evaluations.
     Reports which weights were loaded, which are missing in the base (newly initialised), and which
     of its weights were unexpected (not used).
     Run again, the same command resumes.

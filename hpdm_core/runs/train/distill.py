@@ -3,71 +3,66 @@
 import json
 from pathlib import Path
 
-import torch
-
-from hpdm_core.build import build_distillation, build_sampling
-from hpdm_core.diffusion.distillation import Distillation
+from hpdm_core.build import build_diffusion, build_distillation, build_sampling
 from hpdm_core.errors import CheckpointError, RecipeError
 from hpdm_core.files import write_text
 from hpdm_core.pipeline.plan import describe_sampling
 from hpdm_core.pipeline.pretrained import find_model, read_header, read_network
 from hpdm_core.recipe.schema import Recipe
+from hpdm_core.training.loop import Loss
+from hpdm_core.training.parallel import Parallel
 
 TEACHER = "teacher.json"  # in the student's run: which weights taught it
 
 
 def check_teacher(recipe: Recipe, init_from: str | Path | None) -> None:
-    """Refuse a student's recipe without a teacher.
+    """Refuse a student's recipe without a teacher of the same network.
 
     Raises:
-        RecipeError: `train.distill` is set and there is no base model.
+        RecipeError: there is no teacher, or it has another network or pyramid.
+        CheckpointError: it cannot be read.
     """
-    if recipe.train.distill is not None and init_from is None:
+    if recipe.train.distill is None:
+        return
+    if init_from is None:
         raise RecipeError(
             "a student needs a teacher",
             got=f"train.distill {list(recipe.train.distill)} without a base model",
             remedy="run `hpdm finetune RECIPE --from RUN --distill N,N,N`",
         )
+    _check_same_network(recipe, read_header(find_model(init_from)).recipe)
 
 
-def build_student_loss(
-    recipe: Recipe, init_from: str | Path, *, out: Path, device: torch.device, writes: bool
-) -> Distillation:
-    """Return the loss of a student; the run remembers its teacher's weights.
+def build_loss(
+    recipe: Recipe, init_from: str | Path | None, *, out: Path, parallel: Parallel
+) -> Loss:
+    """Return the loss of a recipe; a student's run remembers its teacher's weights.
 
     Args:
-        recipe: of the student.
-        init_from: the teacher.
-        out: the student's run.
-        device: where it trains.
-        writes: whether this process writes files.
+        recipe: of the run.
+        init_from: the teacher, for a student's recipe.
+        out: the run's folder.
+        parallel: this process's rank and device.
 
     Raises:
         CheckpointError: there is no such teacher, or the run has another one.
-        RecipeError: the student is not the teacher's network on the same pyramid.
     """
+    if recipe.train.distill is None:
+        return build_diffusion(recipe).loss
     path = find_model(init_from)
     header = read_header(path)
-    _check_same_network(recipe, header.recipe)
     network, sha256 = read_network(path, header)
     _check_same_teacher(out / TEACHER, path, sha256)
-    if writes:
+    if parallel.is_main:
         write_text(out / TEACHER, json.dumps({"sha256": sha256, "recipe": header.recipe.name}))
-    return build_distillation(recipe, header.recipe, network.to(device))
+    return build_distillation(recipe, header.recipe, network.to(parallel.device)).loss
 
 
 def plan_distillation(recipe: Recipe, init_from: str | Path) -> dict[str, int]:
-    """Return the block passes of one video: the teacher's by its own recipe, and the student's.
-
-    Raises:
-        RecipeError: the student is not the teacher's network on the same pyramid.
-    """
+    """Return the block passes of one video: the teacher's by its own recipe, and the student's."""
     teacher = read_header(find_model(init_from)).recipe
-    _check_same_network(recipe, teacher)
     return {
-        name: sum(
-            row["block_passes_cached"] for row in describe_sampling(own, build_sampling(own))
-        )
+        name: sum(row["block_passes_cached"] for row in describe_sampling(own, build_sampling(own)))
         for name, own in (("teacher", teacher), ("student", recipe))
     }
 

@@ -15,7 +15,6 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.build import (
-    build_diffusion,
     build_loader,
     build_network,
     build_optimizer,
@@ -32,7 +31,7 @@ from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.recipe.load import recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train import preflight
-from hpdm_core.runs.train.distill import build_student_loss, check_teacher
+from hpdm_core.runs.train.distill import build_loss, check_teacher
 from hpdm_core.runs.train.fit import fit_micro_batch
 from hpdm_core.runs.train.loss_plot import PICTURE, plot_losses
 from hpdm_core.runs.train.preview import make_preview
@@ -41,7 +40,7 @@ from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream
 from hpdm_core.training.checkpoint import RECIPE, list_checkpoints
 from hpdm_core.training.ema import Ema
-from hpdm_core.training.loop import Loss, Plan, train
+from hpdm_core.training.loop import Plan, train
 from hpdm_core.training.parallel import Parallel, start_parallel
 from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry, open_sinks, trim_metrics
@@ -211,24 +210,13 @@ class Run:
         return train(
             state,
             BatchStream(loader.batches, state.step),
-            loss=self._loss(),
+            loss=build_loss(recipe, self.init_from, out=self.out, parallel=self.parallel),
             plan=plan_from(recipe),
             parallel=self.parallel,
             store=store,
             telemetry=telemetry,
             preview=self._pictures(state, telemetry),
         )
-
-    def _loss(self) -> Loss:
-        if self.recipe.train.distill is None:
-            return build_diffusion(self.recipe).loss
-        return build_student_loss(
-            self.recipe,
-            self.init_from,
-            out=self.out,
-            device=self.parallel.device,
-            writes=self.parallel.is_main,
-        ).loss
 
     def _pictures(self, state: TrainState, telemetry: Telemetry) -> Callable[[int], None]:
         """Return the function that draws the losses and the previews of a step."""
