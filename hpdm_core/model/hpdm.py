@@ -7,7 +7,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` data tokens,
 `k` conditioning tokens, `d` width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -119,19 +119,40 @@ class HPDM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform linear layers, zero biases, embeddings of std 0.02; identity fusion."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=TABLE_STD)
-        latents = [] if self.latents is None else [self.latents]
-        for table in (*latents, *self.tokenizer.positions.tables):
+        for _, unit in self._units():
+            _reset_layers(unit)
+        for _, table in self._tables():
             nn.init.trunc_normal_(table, std=TABLE_STD)
-        for module in self.modules():
-            if isinstance(module, DeepContextFusion | SelfConditioning | TransformerBlock):
-                module.reset()
+
+    def initial_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and initial value of every parameter, of a network on the meta device.
+
+        The values of `reset_parameters` after the same seed, but only one block is in memory at a
+        time. On the CPU.
+        """
+        tables = dict(self._tables())
+        for name, unit in self._units():
+            _reset_layers(unit.to_empty(device="cpu"))
+            named = ((f"{name}.{key}", value) for key, value in unit.named_parameters())
+            yield from ((key, value.detach()) for key, value in named if key not in tables)
+            unit.to_empty(device="meta")
+        for name, table in tables.items():
+            value = torch.empty_like(table, device="cpu")
+            yield name, nn.init.trunc_normal_(value, std=TABLE_STD).detach()
+
+    def _units(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the parts that are initialised one after the other, each block by itself."""
+        for name, child in self.named_children():
+            if child is self.blocks:
+                yield from ((f"{name}.{index}", block) for index, block in enumerate(child))
+            else:
+                yield name, child
+
+    def _tables(self) -> Iterator[tuple[str, Tensor]]:
+        if self.latents is not None:
+            yield "latents", self.latents
+        for index, table in enumerate(self.tokenizer.positions.tables):
+            yield f"tokenizer.positions.tables.{index}", table
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass, to save memory."""
@@ -294,3 +315,18 @@ class HPDM(nn.Module):
         if previous is None:
             previous = torch.zeros_like(start)
         return self.self_conditioning(start, previous)
+
+
+def _reset_layers(unit: nn.Module) -> None:
+    for module in unit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=TABLE_STD)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    for module in unit.modules():
+        if isinstance(module, DeepContextFusion | SelfConditioning | TransformerBlock):
+            module.reset()

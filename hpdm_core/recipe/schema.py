@@ -206,6 +206,9 @@ class TrainRecipe(Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="parallelism over several devices"
     )
+    replicas: Positive = Field(
+        1, description="fsdp: copies of the sharded model (HSDP), such as one per machine"
+    )
     ema_half_life: Annotated[float, Field(gt=0)] = Field(
         6000.0, description="half-life of the EMA weights in steps"
     )

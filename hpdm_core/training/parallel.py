@@ -5,6 +5,7 @@ use torch's DDP (each holds the whole model) or FSDP2 (each holds a shard of it)
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpdm_core.device import available_memory, resolve_device
-from hpdm_core.training.sharding import local_all, shard_group
+from hpdm_core.training.sharding import fill, local_all, shard_group
 
 Mode = Literal["single", "ddp", "fsdp"]
 UNKNOWN = 2**62  # more bytes than any device has
@@ -31,26 +32,52 @@ class Parallel:
         world_size: number of processes.
         device: where this process computes.
         mode: single process, DDP or FSDP2.
+        replicas: under FSDP2, how many times the shards of the model are held (HSDP).
     """
 
     rank: int
     world_size: int
     device: torch.device
     mode: Mode
+    replicas: int = 1
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the module to call in training; under FSDP2 the network itself, now sharded."""
+    def wrap(self, network: nn.Module, *, some_unused: bool) -> nn.Module:
+        """Return the module to call in training; under FSDP2 the network itself, now sharded.
+
+        Args:
+            network: on this process's device; under FSDP2 it may be on the meta device.
+            some_unused: whether a step may leave weights without a gradient (level dropout).
+        """
         if self.mode == "ddp":
-            # With adaptive computation and level dropout some weights have no gradient.
-            return DistributedDataParallel(network, find_unused_parameters=True)
+            return DistributedDataParallel(network, find_unused_parameters=some_unused)
         if self.mode == "fsdp":
-            return _shard(network, self.world_size, self.device.type)
+            shape = (self.replicas, self.world_size // self.replicas)
+            return _shard(network, shape, self.device.type)
         return network
+
+    def place(
+        self, network: nn.Module, weights: Iterable[tuple[str, Tensor]], *, some_unused: bool
+    ) -> nn.Module:
+        """Move a network from the meta device to this one, sharded first; return what to call.
+
+        No process holds more than its share of the network and one of the weights.
+
+        Args:
+            network: on the meta device.
+            weights: its parameters by name, whole.
+            some_unused: as in `wrap`.
+        """
+        sharded = self.mode == "fsdp"
+        if sharded:
+            self.wrap(network, some_unused=some_unused)
+        network.to_empty(device=self.device)
+        fill(network, weights)
+        return network if sharded else self.wrap(network, some_unused=some_unused)
 
     def pass_of(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Context of a forward and backward pass; gradients are synchronised in a step's last."""
@@ -98,12 +125,15 @@ class Parallel:
             dist.destroy_process_group()
 
 
-def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
+def start_parallel(
+    device: str, *, mode: Literal["ddp", "fsdp"], replicas: int = 1
+) -> Parallel:
     """Join the process group of torchrun, if any.
 
     Args:
         device: "auto", "cpu" or "cuda".
         mode: parallelism of several processes; no effect in a single one.
+        replicas: as in `Parallel`; it divides the number of processes.
 
     Raises:
         DeviceError: CUDA was asked for and is absent, or has fewer devices than processes.
@@ -116,7 +146,10 @@ def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"]) -> Parallel:
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     shared = mode if world_size > 1 else "single"
-    return Parallel(rank=rank, world_size=world_size, device=place, mode=shared)
+    replicas = replicas if shared == "fsdp" else 1
+    return Parallel(
+        rank=rank, world_size=world_size, device=place, mode=shared, replicas=replicas
+    )
 
 
 def num_processes() -> int:
@@ -153,11 +186,14 @@ def clip_gradients(params: list[nn.Parameter], max_norm: float) -> Tensor:
     return norm
 
 
-def _shard(network: nn.Module, world_size: int, device_type: str) -> nn.Module:
-    """Shard the weights over all processes, block by block (FSDP2)."""
+def _shard(network: nn.Module, shape: tuple[int, int], device_type: str) -> nn.Module:
+    """Shard the weights block by block (FSDP2) over a mesh of (replicas, shards)."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
+    axes = ("replicate", "shard") if shape[0] > 1 else ("shard",)
+    mesh = dist.device_mesh.init_device_mesh(
+        device_type, shape[-len(axes) :], mesh_dim_names=axes
+    )
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)

@@ -6,6 +6,7 @@ process need not import torch's distributed tensors.
 
 from collections.abc import Iterable
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -27,7 +28,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
     """Return the processes over which `tensor` is sharded; None where it is whole."""
-    return tensor.device_mesh.get_group() if hasattr(tensor, "device_mesh") else None
+    if not hasattr(tensor, "device_mesh"):
+        return None
+    # The last axis of the mesh; replicas of shards are along the first.
+    return tensor.device_mesh.get_group(tensor.device_mesh.ndim - 1)
 
 
 def gathered(part: Tensor, *, like: Tensor) -> Tensor:
@@ -62,6 +66,15 @@ def own_shard(source: Tensor, *, like: Tensor) -> Tensor:
 def copy_whole(target: Tensor, source: Tensor) -> None:
     """Copy the whole tensor `source` into `target`, this process's shard of it."""
     local(target).copy_(own_shard(source, like=target))
+
+
+def fill(network: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy whole tensors by parameter name, one at a time, into this process's shards of them."""
+    targets = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in values:
+            copy_whole(targets.pop(name), value)
+    assert not targets, f"not initialised: {', '.join(targets)}"
 
 
 def reshard(network: nn.Module) -> None:

@@ -34,6 +34,7 @@ class TrainingMemory:
         activations: bytes that one video's pyramid keeps for the backward pass.
         rows: videos of a step on one device.
         devices: number of devices.
+        replicas: under FSDP2, copies of the sharded model.
         parallel: mode of parallelism; no effect on a single device.
         bf16: whether matrix products are in bfloat16.
         lamb: whether the optimiser is LAMB.
@@ -45,6 +46,7 @@ class TrainingMemory:
     activations: int
     rows: int
     devices: int
+    replicas: int
     parallel: str
     bf16: bool
     lamb: bool
@@ -55,7 +57,7 @@ class TrainingMemory:
         Args:
             micro_batch: rows per pass, at most `rows`.
         """
-        share = self.devices if self.parallel == "fsdp" else 1
+        share = self.devices // self.replicas if self.parallel == "fsdp" else 1
         # Autocast keeps a bfloat16 copy of each weight until the backward pass.
         copies = HALF * self.parameters if self.bf16 else 0
         # LAMB's update and its denominator, after activations are freed.
@@ -152,6 +154,7 @@ def training_memory(
         activations=activation_bytes_per_video(recipe),
         rows=-(-recipe.train.batch_size // devices),
         devices=devices,
+        replicas=min(recipe.train.replicas, devices),
         parallel=recipe.train.parallel,
         bf16=recipe.train.precision == "bf16",
         lamb=recipe.optim.name == "lamb",

@@ -33,7 +33,7 @@ RESUMABLE = {
     "name", "description", "data.root", "data.workers", "data.memory_cache_gb", "train.steps",
     "train.micro_batch", "train.compile", "train.activation_checkpointing", "train.parallel",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.preview_every",
-    "train.preview_videos", "train.tensorboard", "train.wandb",
+    "train.preview_videos", "train.replicas", "train.tensorboard", "train.wandb",
 }  # fmt: skip
 # Bytes per parameter of a checkpoint, all float32: weights, two moments, EMA weights.
 BYTES_PER_SAVED_PARAMETER = 16
@@ -210,16 +210,22 @@ def check_data(recipe: Recipe, dataset: VideoDataset) -> None:
 
 
 def check_processes(recipe: Recipe, world_size: int) -> None:
-    """Refuse a batch size that the processes do not divide.
+    """Refuse a batch size or a number of replicas that does not fit the processes.
 
     Raises:
-        RecipeError: the batch is not a whole multiple of the processes.
+        RecipeError: the batch is not a whole multiple of the processes, or they of the replicas.
     """
     if recipe.train.batch_size % world_size:
         raise RecipeError(
             "train.batch_size must be a whole multiple of the number of processes",
             got=f"{recipe.train.batch_size} over {world_size}",
             remedy=f"set train.batch_size={-(-recipe.train.batch_size // world_size) * world_size}",
+        )
+    if world_size > 1 and recipe.train.parallel == "fsdp" and world_size % recipe.train.replicas:
+        raise RecipeError(
+            "train.replicas must divide the number of processes",
+            got=f"{recipe.train.replicas} of {world_size}",
+            remedy="set it to the number of machines, or to 1",
         )
 
 

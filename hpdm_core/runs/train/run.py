@@ -83,7 +83,9 @@ def run_train(
         return preflight.plan_of_run(recipe, out, device=device, init_from=init_from)
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = preflight.with_classes(recipe, dataset)
-    parallel = start_parallel(device, mode=recipe.train.parallel)
+    parallel = start_parallel(
+        device, mode=recipe.train.parallel, replicas=recipe.train.replicas
+    )
     progress = progress if parallel.is_main else NoProgress()
     try:
         preflight.check_data(recipe, dataset)
@@ -239,13 +241,16 @@ class Run:
 
     def _state(self) -> TrainState:
         settings = self.recipe.train
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        network = build_network(self.recipe).to(self.parallel.device)
+        with torch.device("meta"):
+            network, counted = build_network(self.recipe), build_network(self.recipe)
         network.set_activation_checkpointing(settings.activation_checkpointing)
         if settings.compile:
             for block in network.blocks:
                 block.compile()
-        module = self.parallel.wrap(network)
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        module = self.parallel.place(
+            network, counted.initial_weights(), some_unused=settings.level_drop_prob > 0
+        )
         return TrainState(
             network=network,
             module=module,

@@ -138,7 +138,7 @@ def make_plan(**changes: object) -> Plan:
 def make_state(parallel: Parallel, *, dropout: float = 0.1, optimizer: str = "lamb") -> TrainState:
     torch.manual_seed(0)
     network = TinyNetwork(dropout)
-    module = parallel.wrap(network)
+    module = parallel.wrap(network, some_unused=True)
     groups = parameter_groups(network, weight_decay=0.01)
     if optimizer == "lamb":
         chosen = Lamb(groups, 0.02)
