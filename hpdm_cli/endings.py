@@ -89,11 +89,13 @@ def training_plan(result: dict, *, name: str, command: str) -> Shown:
     ]
     videos = result["steps"] * result["batch_size"]
     cost = result["flops_per_video_training"]
+    place = "on each" if "scaling" in result else "here"
     lines = [
         ("plan", f"{name}: {result['steps']:,} steps of {result['batch_size']:,} videos on "
                  f"{result['devices']} device(s); {count(result['parameters']['total'])} weights"),
         ("cost", f"{flop(cost)} a video, {flop(cost * videos)} in all"),
-        ("memory", f"{result['memory_verdict']} here, micro-batch {result['micro_batch']}"),
+        ("memory", f"{result['memory_verdict']} {place}, micro-batch {result['micro_batch']}"),
+        *_scaling(result),
         ("disk", f"{size(result['checkpoint_bytes'])} a checkpoint, to {result['out']}"),
     ]  # fmt: skip
     if "initialised" in result:
@@ -241,6 +243,19 @@ def ablation_plan(result: dict, *, command: str) -> Shown:
                      f"{plan['hours_by']}), {size(plan['disk_gb'] * 1e9)}"),
         ]  # fmt: skip
     return Shown(tables={"Rows": rows}, lines=[*lines, ("next", command)])
+
+
+def _scaling(result: dict) -> list[tuple[str, str]]:
+    """Return the lines of a simulated cluster."""
+    if (found := result.get("scaling")) is None:
+        return []
+    return [
+        ("cluster", f"{found['devices']:,} x {found['cluster']} (assumed)"),
+        ("step", f"{duration(found['step_seconds'])} without overlap: "
+                 f"{duration(found['compute_seconds'])} of computing, "
+                 f"{duration(found['communication_seconds'])} of sending "
+                 f"{size(found['sent_bytes'])} from each; {found['days']:.1f} days in all"),
+    ]  # fmt: skip
 
 
 def _initialised(table: dict) -> str:

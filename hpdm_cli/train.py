@@ -25,6 +25,7 @@ EXAMPLES = examples(
     "hpdm train quickstart",
     "hpdm train recipes/hpdm_m.yaml optim.lr=1e-3 data.root=/big",
     "hpdm train hpdm_l --dry-run",
+    "hpdm train hpdm_t2v --dry-run --devices 64",
     "torchrun --nproc-per-node 8 -m hpdm_cli train hpdm_s",
 )
 
@@ -52,6 +53,16 @@ def command(
         ),
     ] = None,
     dry_run: DryRun = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            min=1,
+            max=1 << 20,
+            help="With --dry-run: step time, memory and network on that many H100s, computed.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a recipe from scratch. Run again, the same command resumes.
@@ -60,6 +71,8 @@ def command(
     """
     if recipe is None and not listing and copy is None:
         ctx.fail("Missing argument 'RECIPE'; hpdm train --list shows the shipped ones.")
+    if devices is not None and not dry_run:
+        ctx.fail("--devices simulates a cluster and needs --dry-run.")
     with session(as_json=json) as current:
         if listing:
             from hpdm_core.recipe.listing import list_recipes
@@ -77,8 +90,9 @@ def command(
         from hpdm_core.runs.train.run import run_train
 
         result = run_train(
-            resolved, out=out, device=device, dry_run=dry_run, progress=current.progress
-        )
+            resolved, out=out, device=device, dry_run=dry_run, progress=current.progress,
+            devices=devices,
+        )  # fmt: skip
         if dry_run:
             command = same_command("train", recipe, *(overrides or ()), out=out)
             current.show(result, training_plan(result, name=resolved.name, command=command))

@@ -21,7 +21,7 @@ OPTIONS = {
     "prep commit": {"DEST", "--json", "--help"},
     "prep shapes": PREP | {"--num", "--size", "--frames", "--seed"},
     "prep vizdoom": PREP | {"--num", "--size", "--frames", "--scenes", "--seed", "hpdm[vizdoom]"},
-    "train": TRAIN | {"--list", "--copy"},
+    "train": TRAIN | {"--list", "--copy", "--devices"},
     "finetune": (TRAIN - {"torchrun"}) | {"--from"},
     "sample": COMMON
     | {"--checkpoint", "--recipe", "--overlap", "--num", "--class", "--prompt", "--prompt-file"}

@@ -28,6 +28,7 @@ def _refused(done, *parts: str) -> None:
             ["override optim.lrate=1", "did you mean optim.lr?"],
         ),
         (["train", "hpdm_s", "--dry-run", "lr"], ["override lr: expected section.key=value"]),
+        (["train", "hpdm_s", "--devices", "8"], ["--devices", "needs --dry-run"]),
         (["finetune", "hpdm_t2v"], ["Missing option", "--from"]),
         (["sample", "--steps", "many"], ["--steps takes whole numbers; got many"]),
         (["sample", "optim.lr=1"], ["no recipe is given", "--recipe"]),

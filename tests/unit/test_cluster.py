@@ -36,6 +36,18 @@ def test_the_dry_form_of_a_preparation(tmp_path):
         assert shlex.split(lines[1]) == ["hpdm", "prep", "commit", "./data/clips"]
 
 
+def test_the_dry_form_of_a_training():
+    said = run(
+        "train.slurm", "hpdm_t2v", "train.replicas=8",
+        DRY_RUN="1", MASTER_HOST="node0", SLURM_JOB_NUM_NODES="8",
+    )  # fmt: skip
+    *start, recipe, replicas = shlex.split(said)
+    assert start[:4] == ["srun", "torchrun", "--nnodes=8", "--nproc-per-node=8"]
+    assert "--rdzv-endpoint=node0:29500" in start
+    assert start[-3:] == ["-m", "hpdm_cli", "train"]
+    assert (recipe, replicas) == ("hpdm_t2v", "train.replicas=8")
+
+
 @pytest.mark.slow
 def test_tasks_of_an_array_make_a_data_set(tmp_path):
     for index in range(3):

@@ -19,6 +19,7 @@ from hpdm_core.recipe.load import load_recipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.train.distill import plan_distillation
 from hpdm_core.runs.train.fit import fit_micro_batch, fit_on_cards
+from hpdm_core.runs.train.scaling import H100, simulate
 from hpdm_core.runs.train.warm_start import plan_warm_start
 from hpdm_core.training.checkpoint import list_checkpoints
 from hpdm_core.training.parallel import free_memory, num_processes
@@ -40,9 +41,18 @@ BYTES_PER_SAVED_PARAMETER = 16
 
 
 def plan_of_run(
-    recipe: Recipe, out: Path, *, device: str, init_from: str | Path | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str,
+    init_from: str | Path | None = None,
+    devices: int | None = None,
 ) -> dict:
-    """Return the cost of training a recipe: sizes, FLOPs, memory, and base weights."""
+    """Return the cost of training a recipe: sizes, FLOPs, memory, and base weights.
+
+    Args:
+        devices: simulate a cluster of that many cards in place of what is here.
+    """
     notes, classes = [], None
     try:
         dataset = open_dataset(recipe.data.root, recipe.data.name)
@@ -54,18 +64,17 @@ def plan_of_run(
             notes.append("counted with one class")
             recipe = recipe.with_fields("model", {"num_classes": 1})
     figures = describe(recipe)
-    world_size = num_processes()
+    world_size = devices or num_processes()
+    check_processes(recipe, world_size)
     parameters = figures["parameters"]
-    try:
-        free = free_memory(resolve_device(device))
-    except DeviceError as error:
-        free = None
-        notes.append(str(error))
+    free = H100.memory if devices else _free_here(device, notes)
     fit = fit_micro_batch(recipe, parameters, devices=world_size, free=free)
     if init_from is not None:
         figures["initialised"] = plan_warm_start(init_from, recipe, classes=classes).summary()
         if recipe.train.distill is not None:
             figures["distillation"] = plan_distillation(recipe, init_from)
+    if devices:
+        figures["scaling"] = simulate(recipe, figures, fit, devices=devices)
     return {
         **figures,
         "steps": recipe.train.steps,
@@ -79,6 +88,14 @@ def plan_of_run(
         "out": str(out),
         "notes": notes,
     }
+
+
+def _free_here(device: str, notes: list[str]) -> int | None:
+    try:
+        return free_memory(resolve_device(device))
+    except DeviceError as error:
+        notes.append(str(error))
+        return None
 
 
 def with_classes(recipe: Recipe, dataset: VideoDataset) -> Recipe:

@@ -58,6 +58,7 @@ def run_train(
     dry_run: bool,
     progress: Progress,
     init_from: str | Path | None = None,
+    devices: int | None = None,
 ) -> dict:
     """Train a recipe into the folder `out`, or plan it.
 
@@ -69,6 +70,7 @@ def run_train(
         progress: progress bar, shown by the main process.
         init_from: model whose weights a new run starts from: a run, checkpoint, weights file,
             'shipped' or hf://owner/name.
+        devices: with `dry_run`, simulate a cluster of that many cards.
 
     Returns:
         A summary of the run, or with `dry_run` the plan.
@@ -80,7 +82,9 @@ def run_train(
     out = out or Path("runs") / recipe.name
     check_teacher(recipe, init_from)
     if dry_run:
-        return preflight.plan_of_run(recipe, out, device=device, init_from=init_from)
+        return preflight.plan_of_run(
+            recipe, out, device=device, init_from=init_from, devices=devices
+        )
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = preflight.with_classes(recipe, dataset)
     parallel = start_parallel(
