@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hpdm_core.device import available_memory
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.errors import DeviceError
 from hpdm_core.geometry.pyramid import Pyramid
@@ -67,8 +68,13 @@ class TiledLevel:
     shard: TileShard = field(default_factory=TileShard)
     branch: str = "conditional"
     _source: ContextSource | None = None
+    # One buffer (i, m, d) for all of this process's tiles, filled by the first step.
     _latents: Tensor | None = None
     _latents_on_host: bool = False
+    _stepped: bool = False
+    # The sum over tiles of the step that is under way, and how many items it has.
+    _total: Tensor | None = None
+    _done: int = 0
 
     def __post_init__(self) -> None:
         self._ancestry = make_ancestry(self.pyramid, self.level, self.overlap)
@@ -90,7 +96,7 @@ class TiledLevel:
         """
         while True:
             try:
-                total, self._latents = self._own_tiles(x, sigma)
+                total = self._own_tiles(x, sigma)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
@@ -98,21 +104,42 @@ class TiledLevel:
         self.shard.sum_over_processes(total)
         return total / self._counts
 
-    def _own_tiles(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
-        """Denoise this process's tiles; return their sum over the level and their latents."""
+    def _own_tiles(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise this process's tiles; return their sum over the level.
+
+        Called again after memory ran out it continues: the latents of tiles that are done have been
+        replaced by new ones.
+        """
         if self._source is None:
             self._prepare(x)
-        total, latents = torch.zeros_like(x), []
+        if self._total is None:
+            self._total = torch.zeros_like(x)
         for number, chunk in enumerate(self._chunks):
-            start = None
-            if self._latents is not None:
-                start = self._latents[number * self.tile_batch :][: len(chunk.items)].to(x.device)
-            end = self._add_tiles(total, number, chunk, x, sigma, start)
+            place = slice(number * self.tile_batch, number * self.tile_batch + len(chunk.items))
+            if place.start < self._done:
+                continue
+            start = self._latents[place].to(x.device) if self._stepped else None
+            end = self._add_tiles(self._total, number, chunk, x, sigma, start)
             if self.self_conditioning:
-                latents.append(end.cpu() if self._latents_on_host else end)
+                self._keep_latents(place, end)
+            self._done = place.stop
         if self.cache is not None:
             self._source.settle(range(len(self._chunks)))
-        return total, torch.cat(latents) if latents else None
+        total, self._total, self._done = self._total, None, 0
+        self._stepped = self._latents is not None
+        return total
+
+    def _keep_latents(self, place: slice, latents: Tensor) -> None:
+        """Write (i, m, d) latents into the buffer: on the device if half of what is free holds it,
+        or in main memory."""
+        if self._latents is None:
+            items = sum(len(chunk.items) for chunk in self._chunks)
+            size = items * latents[0].numel() * latents.element_size()
+            room = available_memory(latents.device)
+            on_host = self._latents_on_host or (room is not None and 2 * size > room)
+            device = torch.device("cpu") if on_host else latents.device
+            self._latents = latents.new_empty((items, *latents.shape[1:]), device=device)
+        self._latents[place] = latents.to(self._latents.device)
 
     def _prepare(self, x: Tensor) -> None:
         """Cut this process's tiles into chunks, and run the ancestors.
@@ -184,7 +211,9 @@ class TiledLevel:
         if cache is not None:
             cache.device_budget = held // 2 if self.tile_batch > 1 else 0
             cache.clear()
-        self.tile_batch = max(1, self.tile_batch // 2)
+        # Tiles that are done stay done: their number is a multiple of the new size too.
+        half = max(1, self.tile_batch // 2)
+        self.tile_batch = max(n for n in range(1, half + 1) if self._done % n == 0)
         self._latents_on_host = True
         self._latents = None if self._latents is None else self._latents.cpu()
         self._source = None

@@ -33,11 +33,15 @@ class BatchSizes:
         videos: videos at a time.
         tiles: tiles in one pass of the network, over all these videos.
         cache_bytes: size of the activation cache for the largest level of these videos.
+        latents_bytes: of the latents of all tiles, kept from step to step, on the device.
+        host_latents_bytes: the same in main memory, where half of the device's does not hold them.
     """
 
     videos: int
     tiles: int
     cache_bytes: int
+    latents_bytes: int = 0
+    host_latents_bytes: int = 0
 
 
 def with_options(
@@ -115,6 +119,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
                 # With latent self-conditioning an ancestor runs twice, as in training.
                 "block_passes_context": once * branches * (1 + settings.self_conditioning),
                 "cache_bytes": branches * tiles * _context_bytes(recipe, level),
+                "latents_bytes": branches * tiles * _latent_bytes(recipe),
             }
         )
     return rows
@@ -142,14 +147,24 @@ def choose_batch_sizes(
         videos: overrides the choice.
         tiles: overrides the choice.
     """
-    room = (DEFAULT_FREE if free is None else free) // 4
+    free = DEFAULT_FREE if free is None else free
+    room = free // 4
+    latents = max(row["latents_bytes"] for row in rows)
     kept = max(row["cache_bytes"] for row in rows) if cached else 0
     if videos is None:
-        videos = max(1, min(count, MOST_VIDEOS, room // (kept + _video_bytes(recipe))))
+        each = kept + latents + _video_bytes(recipe)
+        videos = max(1, min(count, MOST_VIDEOS, room // each))
     if tiles is None:
         enough = TOKENS_PER_CALL[device_type] // _tokens(recipe)
         tiles = max(1, min(room // tile_bytes(recipe), enough))
-    return BatchSizes(videos=videos, tiles=tiles, cache_bytes=videos * kept)
+    on_host = device_type == "cuda" and 2 * videos * latents > free
+    return BatchSizes(
+        videos=videos,
+        tiles=tiles,
+        cache_bytes=videos * kept,
+        latents_bytes=0 if on_host else videos * latents,
+        host_latents_bytes=videos * latents if on_host else 0,
+    )
 
 
 def plan_sampling(
@@ -204,16 +219,21 @@ def plan_sampling(
 
 
 def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
-    """Estimate the memory of sampling in bytes: weights, cache, videos, and activations."""
+    """Estimate the memory of sampling in bytes: weights, cache, latents, videos, activations.
+
+    `total` is the device's; `latents_on_host` lies in main memory.
+    """
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
     parts = {
         "weights": parameters * FLOAT_BYTES,
         "cache": sizes.cache_bytes,
+        "latents": sizes.latents_bytes,
         "videos": sizes.videos * _video_bytes(recipe),
         "tiles": sizes.tiles * tile_bytes(recipe),
     }
-    return parts | {"total": sum(parts.values())}
+    host = {"latents_on_host": sizes.host_latents_bytes}
+    return parts | {"total": sum(parts.values())} | host
 
 
 def memory_verdict(recipe: Recipe, sizes: BatchSizes, *, free: int | None) -> str:
@@ -235,6 +255,14 @@ def _video_bytes(recipe: Recipe) -> int:
 def _tokens(recipe: Recipe) -> int:
     sizes = zip(recipe.pyramid.patch, recipe.model.token, strict=True)
     return math.prod(patch // token for patch, token in sizes)
+
+
+def _latent_bytes(recipe: Recipe) -> int:
+    """Return the bytes of the latents that a tile keeps from one step to the next."""
+    model = recipe.model
+    if model.block != "rin" or model.self_conditioning == 0:
+        return 0
+    return FLOAT_BYTES * model.num_latents * model.latent_width
 
 
 def _context_bytes(recipe: Recipe, level: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from hpdm_core.device import available_memory
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.shard import TileShard
+from hpdm_core.training.parallel import local_processes
 
 CacheMode = Literal["auto", "gpu", "cpu", "off"]
 
@@ -44,7 +45,9 @@ class Resources:
         if self.cache == "off":
             return lambda: None
         limit = None if self.cache_gb is None else int(self.cache_gb * 1e9)
-        host_room = (available_memory(torch.device("cpu")) or 0) // 2 if limit is None else limit
+        # The processes of a machine share its main memory.
+        host = (available_memory(torch.device("cpu")) or 0) // (2 * local_processes())
+        host_room = host if limit is None else limit
 
         def make() -> ActivationCache:
             device_room = host_room

@@ -157,6 +157,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_processes() -> int:
+    """Return the number of torchrun's processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))
+
+
 def free_memory(device: torch.device) -> int | None:
     """Return the free bytes that one process may plan with; None where that is unknown.
 
@@ -165,7 +170,7 @@ def free_memory(device: torch.device) -> int | None:
     free = available_memory(device)
     if free is None or device.type == "cuda":
         return free
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))
+    return free // local_processes()
 
 
 @torch.no_grad()

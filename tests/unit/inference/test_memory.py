@@ -5,8 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hpdm_core.build import build_sampling
 from hpdm_core.errors import DeviceError
+from hpdm_core.geometry.tiles import make_ancestry
+from hpdm_core.inference import tiled_inference
 from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.pipeline import resources as resources_module
+from hpdm_core.pipeline.plan import choose_batch_sizes, describe_sampling, memory_estimate
+from hpdm_core.pipeline.resources import Resources
+from hpdm_core.recipe.load import load_recipe
 from hpdm_core.records import LevelOutput
 from tests.paper.tiny import (
     draw,
@@ -135,3 +142,54 @@ def test_contexts_stay_off_the_computers_memory_where_features_lie_on_the_device
     assert held[30_000][0] > 20_000
     assert held[30_000][1] == 0
     assert held[100][1] > 0
+
+
+@pytest.mark.parametrize("free", [None, 1 << 40, 1000])
+def test_latents_of_all_tiles_lie_in_one_buffer(monkeypatch, free):
+    """Made once and updated in place: HPDM-T2V's 3,375 tiles hold 32 GB, and not twice that."""
+    made = []
+    monkeypatch.setattr(tiled_inference, "available_memory", lambda device: free)
+    keep = tiled_inference.TiledLevel._keep_latents
+
+    def watched(self, place, latents):
+        keep(self, place, latents)
+        made.append((id(self), self._latents.data_ptr(), tuple(self._latents.shape)))
+
+    monkeypatch.setattr(tiled_inference.TiledLevel, "_keep_latents", watched)
+    pyramid, network = make_pyramid(3), make_network(3, self_conditioning=True)
+    settings = make_settings((2, 3, 3), overlap="hw", self_conditioning=True)
+    draw(network, pyramid, settings)
+    assert len(set(made)) == len({level for level, *_ in made}) == 3
+    tiles = [len(make_ancestry(pyramid, level, "hw").offsets[level]) for level in range(3)]
+    counts = sorted({shape[0] for *_, shape in made})
+    assert [count % tile for count, tile in zip(counts, tiles, strict=True)] == [0, 0, 0]
+
+
+def test_latents_of_text_to_videos_last_level_are_in_the_plan():
+    recipe = load_recipe("hpdm_t2v")
+    settings = build_sampling(recipe)
+    rows = describe_sampling(recipe, replace(settings, overlap="fhw"))
+    assert rows[-1]["tiles"] == 3375
+    assert rows[-1]["latents_bytes"] == 3375 * 768 * 3072 * 4
+    options = {"count": 8, "cached": False, "videos": None, "tiles": None}
+    for device_type, free, on_device in (("cuda", 80e9, True), ("cuda", 40e9, False)):
+        sizes = choose_batch_sizes(
+            recipe, rows, free=int(free), device_type=device_type, **options
+        )
+        held = sizes.latents_bytes, sizes.host_latents_bytes
+        assert held == ((3375 * 768 * 3072 * 4, 0) if on_device else (0, 3375 * 768 * 3072 * 4))
+        figures = memory_estimate(recipe, sizes)
+        assert figures["total"] == sum(
+            figures[part] for part in ("weights", "cache", "latents", "videos", "tiles")
+        )
+
+
+def test_the_cache_takes_a_processs_share_of_main_memory(monkeypatch):
+    monkeypatch.setattr(resources_module, "available_memory", lambda device: 800)
+    for processes, room in ((None, 400), ("4", 100)):
+        if processes:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        cache = Resources(cache="cpu").cache_maker(torch.device("cpu"))()
+        assert cache.host_budget == room
+    given = Resources(cache="cpu", cache_gb=1e-6).cache_maker(torch.device("cpu"))()
+    assert given.host_budget == 1000
