@@ -321,5 +321,7 @@ def _in_lines(cell: dict) -> str:
     shown = cell["shown"]
     if shown["ours"] == shown["paper"]:
         return f"both {shown['ours']}"
+    if cell["paper"] is None:
+        return "\n".join(line for line in (shown["ours"], shown["diff"]) if line)
     lines = [f"paper {shown['paper']}", f"ours {shown['ours']}", shown["diff"]]
     return "\n".join(line for line in lines if line)

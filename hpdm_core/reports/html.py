@@ -120,13 +120,14 @@ def report(results: Results, clips: Sequence[Clip], *, plan: dict) -> str:
 
 
 def _table(results: Results) -> str:
-    laid = grid(results)
-    heads = ["<tr><th rowspan=2>setup</th>"]
-    second = ["<tr>"]
+    laid, both = grid(results), results.has_paper
+    heads = [f"<tr><th rowspan={2 if both else 1}>setup</th>"]
+    second = "<tr>"
     for theirs, ours in laid.heads:
-        heads.append(f"<th colspan=2>{escape(theirs)}</th>")
+        heads.append(f"<th colspan={2 if both else 1}>{escape(theirs)}</th>")
         name = "here" if ours == theirs else f"here: {ours}"
-        second.append(f'<th>paper</th><th class="ours">{escape(name)}</th>')
+        second += f'<th>paper</th><th class="ours">{escape(name)}</th>'
+    second += "</tr>"
     rows = []
     for title, base, shown_cells in laid.lines:
         kind = ' class="base"' if base else ""
@@ -134,14 +135,13 @@ def _table(results: Results) -> str:
         for shown in shown_cells:
             good = ' class="good"' if shown.good else ""
             small = f"<small>{escape(shown.difference)}</small>" if shown.difference else ""
-            cells.append(
-                f'<td class="theirs">{escape(shown.paper)}</td>'
-                f"<td{good}>{escape(shown.ours)}{small}</td>"
-            )
+            if both:
+                cells.append(f'<td class="theirs">{escape(shown.paper)}</td>')
+            cells.append(f"<td{good}>{escape(shown.ours)}{small}</td>")
         rows.append("".join(cells) + "</tr>")
     return (
-        f'<p class="hint">Scroll the table sideways: {2 * len(laid.heads)} columns →</p>'
-        f'<div class="wide"><table><thead>{"".join(heads)}</tr>{"".join(second)}</tr></thead>'
+        f'<p class="hint">Scroll the table sideways: {(1 + both) * len(laid.heads)} columns →</p>'
+        f'<div class="wide"><table><thead>{"".join(heads)}</tr>{second if both else ""}</thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         + "".join(f'<p class="dim">{escape(text)}</p>' for text in footnotes(results))
     )

@@ -78,6 +78,11 @@ class Results:
         return sorted({line["seed"] for line in self.lines})
 
     @property
+    def has_paper(self) -> bool:
+        """Whether the paper has any figure of this table."""
+        return any(cell.paper is not None for cell in self.cells.values())
+
+    @property
     def has_comparable(self) -> bool:
         return any(cell.comparable and cell.values for cell in self.cells.values())
 

@@ -136,18 +136,19 @@ def baseline_title(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """Write the table as Markdown: paper and ours side by side for every column."""
-    table, laid = results.table, grid(results)
+    """Write the table as Markdown: paper and ours side by side, or ours where it has none."""
+    table, laid, both = results.table, grid(results), results.has_paper
     heads = ["setup"]
     for theirs, ours in laid.heads:
-        heads += [f"{theirs}: paper", "ours" if ours == theirs else f"ours: {ours}"]
+        own = "ours" if ours == theirs else f"ours: {ours}"
+        heads += [f"{theirs}: paper", own] if both else [theirs]
     lines = [f"# {table.title}", "", table.about, ""]
     lines += [f"Scale: **{results.scale}**, {table.scales[results.scale].about}.", ""]
     lines += [f"> {text}\n" for text in notices(results)]
     lines += [_md_row(heads), _md_row(["---"] * len(heads))]
     for title, _, cells in laid.lines:
-        pairs = [text for shown in cells for text in (shown.paper, _with_difference(shown))]
-        lines.append(_md_row([title, *pairs]))
+        pairs = [(shown.paper, _with_difference(shown))[0 if both else 1 :] for shown in cells]
+        lines.append(_md_row([title, *(text for pair in pairs for text in pair)]))
     lines += [text for note in footnotes(results) for text in ("", note)]
     lines += ["", *_md_findings(judge(results))]
     lines += [f"- {note}" for note in table.notes]

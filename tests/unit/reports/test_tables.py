@@ -6,6 +6,7 @@ import pytest
 
 from hpdm_core.files import append_line, read_whole_lines
 from hpdm_core.reports.ablations import load_table
+from hpdm_core.reports.html import report
 from hpdm_core.reports.results import collect
 from hpdm_core.reports.tables import latex, markdown, notices, number, provenance, show
 from tests.unit.reports.made_up import BUNDLED, line, results_of, score
@@ -163,3 +164,14 @@ def test_many_columns_go_down_and_rows_across():
 def test_few_columns_stay_across():
     text = markdown(results_of(TABLE, COLUMNS)).splitlines()
     assert [row for row in text if row.startswith("| Shallow fusion")]
+
+
+def test_a_table_that_the_paper_lacks_has_no_columns_of_its_figures():
+    table = load_table("samplers")
+    lines = [line("recipe", 0, {"passes": {"value": 2459}}), line("half", 0, {})]
+    keys = {entry["key"] for entry in lines}
+    results = collect(table, lines, name="samplers", scale="tiny", keys=keys)
+    (row,) = (text for text in markdown(results).splitlines() if "the recipe's" in text)
+    assert row.count("|") == 2 + len(table.columns)
+    assert "2,459" in row
+    assert "paper</th>" not in report(results, [], plan={})
