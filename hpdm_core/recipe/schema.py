@@ -228,6 +228,9 @@ class TrainRecipe(Section):
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
+    async_checkpoints: bool = Field(
+        False, description="write checkpoints beside training, from a copy in main memory"
+    )
     keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep")
     preview_every: Annotated[int, Field(ge=0)] | None = Field(
         None, description="steps between previews (default: at the end only); 0: none"

@@ -204,7 +204,7 @@ def _accumulate(
 
 def _saved_now(state: TrainState, store: CheckpointStore, saved: Path) -> Path:
     """Save the current step unless that was done."""
-    if saved.name == checkpoint_name(state.step):
+    if saved.name == checkpoint_name(state.step) and store.wait():
         return saved
     return _save(state, store, must=True)
 
@@ -224,7 +224,7 @@ def _stopped(state: TrainState, saved: Path) -> str:
 
 
 def _save(state: TrainState, store: CheckpointStore, *, must: bool) -> Path | None:
-    saved = store.save(state)
+    saved = store.save(state, wait=must)
     if saved is None and must:
         raise CheckpointError(
             f"the last checkpoint (step {state.step}) could not be written",

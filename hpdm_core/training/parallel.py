@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -119,6 +120,11 @@ class Parallel:
         if self.mode != "single":
             dist.barrier()
 
+    @cached_property
+    def writing_group(self) -> dist.ProcessGroup:
+        """A group for writing in the background, whose messages must not mix with training's."""
+        return dist.new_group(backend="gloo")
+
     def close(self) -> None:
         """Leave the process group."""
         if self.mode != "single" and dist.is_initialized():
@@ -144,7 +150,7 @@ def start_parallel(
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
     shared = mode if world_size > 1 else "single"
     replicas = replicas if shared == "fsdp" else 1
     return Parallel(

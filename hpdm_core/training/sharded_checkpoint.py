@@ -5,6 +5,7 @@ processes.
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,7 +27,37 @@ def write_sharded(folder: Path, tensors: dict[str, Tensor]) -> None:
     try:
         dcp.save(tensors, storage_writer=writer)
     except CheckpointException as error:
-        raise OSError(f"sharded checkpoint: {next(iter(error.failures.values()))[0]}") from error
+        raise _as_os_error(error) from error
+
+
+def begin_sharded(
+    folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup
+) -> Callable[[], None]:
+    """Copy the shards of `tensors` to main memory and begin to write them (collective).
+
+    Args:
+        folder: where to.
+        tensors: sharded.
+        group: of gloo, used by nothing else meanwhile.
+
+    Returns:
+        a function that waits until every process has written its shards, and raises OSError if
+        one could not.
+    """
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    written = dcp.async_save(tensors, storage_writer=writer, process_group=group)
+
+    def wait() -> None:
+        try:
+            written.result()
+        except CheckpointException as error:
+            raise _as_os_error(error) from error
+
+    return wait
+
+
+def _as_os_error(error: CheckpointException) -> OSError:
+    return OSError(f"sharded checkpoint: {next(iter(error.failures.values()))[0]}")
 
 
 def read_sharded(folder: Path, targets: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ Either kind can be restored on any number of processes.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpdm_core.training import checkpoint
+from hpdm_core.training.background import Background, copied
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.parallel import Parallel
 from hpdm_core.training.sharding import copy_whole, whole
@@ -60,6 +61,7 @@ class CheckpointStore:
         recipe: resolved recipe as YAML.
         metadata: header of weights files: recipe, classes, hpdm_version, machine.
         parallel: this process's rank and device.
+        asynchronous: write beside training where `save` need not wait.
     """
 
     folder: Path
@@ -68,24 +70,45 @@ class CheckpointStore:
     recipe: str
     metadata: dict[str, str]
     parallel: Parallel
+    asynchronous: bool = False
+    _background: Background = field(default_factory=Background)
 
-    def save(self, state: TrainState) -> Path | None:
+    def save(self, state: TrainState, *, wait: bool = True) -> Path | None:
         """Write a checkpoint of the current step and prune old ones.
 
         A failure (a full disk) is logged, leaves no partial files, and older checkpoints stay.
 
+        Args:
+            state: what is saved.
+            wait: return when the checkpoint is complete, also of an asynchronous store.
+
         Returns:
-            The checkpoint's folder; None where it could not be written.
+            The checkpoint's folder, which may be incomplete still without `wait`; None where it
+            could not be written.
         """
-        for phase in (self._begin, self._write, self._finish):
-            failure = _failure(phase, state)
-            if self.parallel.any(failure is not None):
-                if self.parallel.is_main:
-                    checkpoint.clean_up(self.folder)
-                reason = failure or "another process failed"
-                logger.warning("step %d: checkpoint could not be written: %s", state.step, reason)
+        self.wait()
+        rest = (self._write, self._finish) if wait or not self.asynchronous else (self._start,)
+        for phase in (self._begin, *rest):
+            failure = _failure(lambda phase=phase: phase(state))
+            if not self._agreed(failure, state.step):
                 return None
         return self.folder / checkpoint.checkpoint_name(state.step)
+
+    def wait(self) -> bool:
+        """Wait for a checkpoint that is being written; return whether it is complete."""
+        if not self.asynchronous or not self.parallel.any(self._background.busy):
+            return True
+        return self._agreed(_failure(self._background.wait), self._background.step)
+
+    def _agreed(self, failure: str | None, step: int) -> bool:
+        """Return whether no process failed; clean up after one that did."""
+        if not self.parallel.any(failure is not None):
+            return True
+        if self.parallel.is_main:
+            checkpoint.clean_up(self.folder)
+        reason = failure or "another process failed"
+        logger.warning("step %d: checkpoint could not be written: %s", step, reason)
+        return False
 
     def resume(self, state: TrainState) -> Path | None:
         """Restore the newest intact checkpoint; damaged ones are set aside and logged.
@@ -124,28 +147,59 @@ class CheckpointStore:
             checkpoint.partial_folder(self.folder, state.step).mkdir(parents=True)
 
     def _write(self, state: TrainState) -> None:
-        partial = checkpoint.partial_folder(self.folder, state.step)
         tensors = _tensors(state)
-        seconds = str(round(state.seconds))
-        header = {**self.metadata, "step": str(state.step), "seconds": seconds}
         if self.parallel.mode == "fsdp":
             from hpdm_core.training.sharded_checkpoint import write_sharded  # much of torch
 
             ema = self._gathered(tensors["ema"])
+            partial = checkpoint.partial_folder(self.folder, state.step)
             write_sharded(partial / SHARDED, _flat(tensors))
             tensors = {"ema": ema}
         if self.parallel.is_main:
-            for kind, file in _FILES.items():
-                if kind in tensors:
-                    metadata = {**header, "kind": kind}
-                    checkpoint.write_tensors(partial / file, tensors[kind], metadata)
+            self._write_whole(_Progress.of(state), tensors)
 
     def _finish(self, state: TrainState) -> None:
         if self.parallel.is_main:
+            self._complete(_Progress.of(state))
+
+    def _start(self, state: TrainState) -> None:
+        """Copy the state to main memory and begin to write it."""
+        tensors, progress, kept = _tensors(state), _Progress.of(state), {}
+        shards_written = _nothing
+        if self.parallel.mode == "fsdp":
+            from hpdm_core.training.sharded_checkpoint import begin_sharded  # much of torch
+
+            ema = self._gathered(tensors["ema"])
             partial = checkpoint.partial_folder(self.folder, state.step)
-            progress = {"skipped": state.skipped, "seconds": round(state.seconds, 3)}
-            checkpoint.finish(partial, recipe=self.recipe, progress=progress)
-            checkpoint.prune(self.folder, keep=self.keep, every=self.every)
+            group = self.parallel.writing_group
+            shards_written = begin_sharded(partial / SHARDED, _flat(tensors), group)
+            tensors = {"ema": ema}
+        if self.parallel.is_main:
+            kept = {kind: copied(named) for kind, named in tensors.items()}
+
+        def write() -> None:
+            if self.parallel.is_main:
+                self._write_whole(progress, kept)
+            shards_written()  # by all processes
+            if self.parallel.is_main:
+                self._complete(progress)
+
+        self._background.begin(state.step, write)
+
+    def _write_whole(self, progress: "_Progress", tensors: dict[str, dict[str, Tensor]]) -> None:
+        partial = checkpoint.partial_folder(self.folder, progress.step)
+        seconds = str(round(progress.seconds))
+        header = {**self.metadata, "step": str(progress.step), "seconds": seconds}
+        for kind, file in _FILES.items():
+            if kind in tensors:
+                metadata = {**header, "kind": kind}
+                checkpoint.write_tensors(partial / file, tensors[kind], metadata)
+
+    def _complete(self, progress: "_Progress") -> None:
+        partial = checkpoint.partial_folder(self.folder, progress.step)
+        figures = {"skipped": progress.skipped, "seconds": round(progress.seconds, 3)}
+        checkpoint.finish(partial, recipe=self.recipe, progress=figures)
+        checkpoint.prune(self.folder, keep=self.keep, every=self.every)
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gather whole tensors on the main process, one after the other (collective)."""
@@ -174,10 +228,27 @@ class CheckpointStore:
         _restore_optimizer(state, targets["optimizer"])
 
 
-def _failure(phase: Callable[[TrainState], None], state: TrainState) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """A state's counters at the time of its checkpoint."""
+
+    step: int
+    skipped: int
+    seconds: float
+
+    @classmethod
+    def of(cls, state: TrainState) -> "_Progress":
+        return cls(step=state.step, skipped=state.skipped, seconds=state.seconds)
+
+
+def _nothing() -> None:
+    """Stand for shards of which there are none."""
+
+
+def _failure(phase: Callable[[], None]) -> str | None:
     """Run one phase; return the reason of a failure."""
     try:
-        phase(state)
+        phase()
     except (OSError, SafetensorError) as error:
         return str(error)
     return None

@@ -34,7 +34,8 @@ RESUMABLE = {
     "name", "description", "data.root", "data.workers", "data.memory_cache_gb", "train.steps",
     "train.micro_batch", "train.compile", "train.activation_checkpointing", "train.parallel",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.preview_every",
-    "train.preview_videos", "train.replicas", "train.tensorboard", "train.wandb",
+    "train.preview_videos", "train.replicas", "train.async_checkpoints", "train.tensorboard",
+    "train.wandb",
 }  # fmt: skip
 # Bytes per parameter of a checkpoint, all float32: weights, two moments, EMA weights.
 BYTES_PER_SAVED_PARAMETER = 16

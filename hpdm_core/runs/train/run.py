@@ -294,6 +294,7 @@ class Run:
                 **self._base(warm_start),
             },
             parallel=self.parallel,
+            asynchronous=self.recipe.train.async_checkpoints,
         )
 
     def _base(self, warm_start: WarmStart | None) -> dict[str, str]:

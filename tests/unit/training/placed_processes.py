@@ -91,6 +91,23 @@ def trained(folder: Path, mode: str, replicas: int) -> None:
     parallel.close()
 
 
+def written_beside_training(folder: Path, mode: str) -> None:
+    """Save asynchronously after two steps, train on, and read the checkpoint."""
+    recipe = golden()
+    parallel = start_parallel("cpu", mode=mode)
+    state = placed(recipe, parallel)
+    steps(state, recipe, parallel, count=2)
+    dump(folder / "expected.safetensors", state, parallel)
+    store = make_store(folder, parallel, asynchronous=True)
+    assert store.save(state, wait=False) is not None
+    steps(state, recipe, parallel, count=2)
+    assert store.wait()
+    again = placed(recipe, parallel)
+    assert make_store(folder, parallel).resume(again) is not None
+    dump(folder / "found.safetensors", again, parallel)
+    parallel.close()
+
+
 def peak_memory(folder: Path) -> None:
     """Write by how much building hpdm_s raised this process's peak, and what its share is."""
     recipe = load_recipe("hpdm_s", ["model.num_classes=101"])
@@ -120,5 +137,7 @@ if __name__ == "__main__":
     place, case, *arguments = sys.argv[1:]
     if case == "peak":
         peak_memory(Path(place))
+    elif case == "beside":
+        written_beside_training(Path(place), *arguments)
     else:
         trained(Path(place), case, int(arguments[0]))

@@ -160,6 +160,7 @@ def make_store(
     *,
     keep: int = 2,
     every: int = 4,
+    asynchronous: bool = False,
 ) -> CheckpointStore:
     return CheckpointStore(
         folder=folder / "checkpoints",
@@ -168,6 +169,7 @@ def make_store(
         recipe="name: tiny\n",
         metadata={"recipe": "name: tiny\n", "classes": "[]", "hpdm_version": "0"},
         parallel=parallel,
+        asynchronous=asynchronous,
     )
 
 
@@ -181,6 +183,7 @@ def run(
     optimizer: str = "lamb",
     dropout: float = 0.1,
     keep: int = 2,
+    asynchronous: bool = False,
     preview: Callable[[int], None] = lambda step: None,
     progress=None,
 ) -> TrainState:
@@ -189,7 +192,9 @@ def run(
     plan = plan or make_plan()
     parallel = parallel or start_parallel("cpu", mode="ddp")
     state = make_state(parallel, dropout=dropout, optimizer=optimizer)
-    store = make_store(folder, parallel, keep=keep, every=plan.checkpoint_every)
+    store = make_store(
+        folder, parallel, keep=keep, every=plan.checkpoint_every, asynchronous=asynchronous
+    )
     store.resume(state)
     progress = progress or NoProgress()
     train(

@@ -83,6 +83,16 @@ def test_four_processes_equal_one(tmp_path, mode, replicas, share):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fsdp", "ddp"])
+def test_a_checkpoint_written_beside_training_is_that_of_its_step(tmp_path, mode):
+    start(tmp_path, "beside", mode, processes=2)
+    expected, found = (load_file(tmp_path / f"{n}.safetensors") for n in ("expected", "found"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.slow
 def test_a_process_holds_its_share_and_one_block(tmp_path):
     start(tmp_path, "peak", processes=2)
     for rank in range(2):
