@@ -204,6 +204,8 @@ def sampling_plan(result: dict) -> Shown:
                     f"{paper / fast:.1f} times fewer"),
         ("memory", memory),
     ]  # fmt: skip
+    if result.get("windows", 1) > 1:
+        lines.append(("windows", f"{result['windows']} in time, each at this cost"))
     if "memory_verdict" in result:
         lines.append(("here", result["memory_verdict"]))
     return Shown(tables={"Block passes": levels}, lines=lines)

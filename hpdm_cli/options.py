@@ -95,3 +95,15 @@ def whole_numbers(text: str | None, *, option: str) -> tuple[int, ...] | None:
         raise HpdmError(
             f"{option} takes whole numbers", got=text, expected="for example 128,64,32"
         ) from error
+
+
+def fractions(text: str | None, *, option: str) -> tuple[float, ...] | None:
+    """Split `0.3,0.5,1` into numbers, None if not given."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(word) for word in words(text))
+    except ValueError as error:
+        raise HpdmError(
+            f"{option} takes numbers from 0 to 1", got=text, expected="for example 0.6 or 0.3,0.5,1"
+        ) from error

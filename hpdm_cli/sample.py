@@ -14,6 +14,7 @@ from hpdm_cli.options import (
     Out,
     Overrides,
     examples,
+    fractions,
     read_recipe,
     whole_numbers,
     words,
@@ -31,6 +32,8 @@ EXAMPLES = examples(
     "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
     'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
     "hpdm sample --checkpoint hf://owner/name --num 4 --format webp",
+    "hpdm sample --input small.mp4 --upscale",
+    "hpdm sample --input clip.mp4 --mask 16,16,32,32 --num 3",
     "hpdm sample --recipe hpdm_s --overlap fhw --dry-run",
 )
 
@@ -147,6 +150,47 @@ def command(
             show_default=False,
         ),
     ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="VIDEO", help="Given video, with one of the options below.",
+                     show_default=False),
+    ] = None,
+    upscale: Annotated[
+        bool,
+        typer.Option("--upscale", help="Take --input for the finished lower levels, and generate "
+                     "the finer ones."),
+    ] = False,
+    strength: Annotated[
+        str | None,
+        typer.Option("--strength", metavar="S or S,S,...", help="Edit --input: fraction of each "
+                     "level's schedule that is sampled; 0 keeps the video, 1 ignores it.",
+                     show_default=False),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option("--mask", metavar="MASK", help="Inpaint --input: image or video, white where "
+                     "pixels are generated, or a box x,y,w,h.", show_default=False),
+    ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", help="With --mask: how often each step is made, with noise in "
+                     "between (RePaint)."),
+    ] = 1,
+    first_frames: Annotated[
+        int | None,
+        typer.Option("--first-frames", help="Keep this many frames of --input, and generate what "
+                     "follows.", show_default=False),
+    ] = None,
+    extend: Annotated[
+        int | None,
+        typer.Option("--extend", help="Continue --input by this many frames, also beyond the "
+                     "model's length.", show_default=False),
+    ] = None,
+    context_noise: Annotated[
+        float | None,
+        typer.Option("--context-noise", help="With --input: noise level at which finer levels see "
+                     "finished ones.", show_default="the recipe's"),
+    ] = None,
     out: Out = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Any of mp4, gif, webp, png.")
@@ -213,15 +257,21 @@ def command(
             return
         plan = _planned_recipe(recipe, overrides)
         solver_steps = whole_numbers(steps, option="--steps")
+        from hpdm_core.runs.sample.given import GivenOptions
         from hpdm_core.runs.sample.options import SampleOptions
         from hpdm_core.runs.sample.run import run_sample
 
+        given = GivenOptions(
+            input=video, upscale=upscale, strength=fractions(strength, option="--strength"),
+            mask=mask, repeats=repeats, first_frames=first_frames, extend=extend,
+            context_noise=context_noise,
+        )  # fmt: skip
         options = SampleOptions(
             checkpoint=checkpoint, recipe=plan, num=num, classes=tuple(classes or ()),
             prompts=tuple(prompts or ()), prompt_file=prompt_file, text_encoder=text_encoder,
             seed=seed, overlap=overlap, preset=preset, steps=solver_steps, guidance=guidance,
-            compare_overlaps=tuple(words(compare_overlaps)), out=out, formats=tuple(words(formats)),
-            save_levels=save_levels, cache=cache, cache_gb=cache_gb, batch=batch,
+            compare_overlaps=tuple(words(compare_overlaps)), given=given, out=out,
+            formats=tuple(words(formats)), save_levels=save_levels, cache=cache, cache_gb=cache_gb, batch=batch,
             tile_batch=tile_batch, shard=shard, device=device, dry_run=dry_run,
         )  # fmt: skip
         result = run_sample(options, progress=current.progress)

@@ -34,6 +34,11 @@ class Solver:
         churn: EDM's S_churn, for 'heun' and 'euler'; 0 is deterministic and draws no noise.
         s_min, s_max: noise levels between which noise is added.
         s_noise: factor on the added noise.
+        skip: steps left out at the start: sampling starts from a given video with less noise
+            than sigma_max (SDEdit, Meng et al. 2022); all of them leave the video as it is.
+        repeats: how often each step is made; before a repetition, noise takes the video back to
+            the step's start (RePaint, Lugmayr et al. 2022). More than once, the multistep
+            methods take Euler's steps, as their earlier estimates are then of other noise.
     """
 
     name: SolverName
@@ -45,23 +50,30 @@ class Solver:
     s_min: float = 0.05
     s_max: float = 50.0
     s_noise: float = 1.003
+    skip: int = 0
+    repeats: int = 1
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The noise schedule, steps + 1 values."""
+        """The noise schedule, steps - skip + 1 values."""
         return karras_sigmas(
             self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
-        )
+        )[self.skip :]
+
+    @property
+    def start(self) -> float:
+        """The noise level that sampling starts at."""
+        return self.sigma_max if self.skip == 0 else self.sigmas[0]
 
     def solve(self, denoise: Denoise, x: Tensor, *, noise: Noise) -> Tensor:
-        """Denoise `x`, noise of standard deviation sigma_max, to a clean video.
+        """Denoise `x` to a clean video.
 
         Args:
             denoise: estimate of the clean x from (x + sigma eps, sigma).
-            x: (b, ...).
+            x: (b, ...) at the noise level `start`.
             noise: draws standard normal noise of the shape of `x`.
         """
-        if self.name in ("dpmpp_2m", "dpmpp_3m"):
+        if self.name in ("dpmpp_2m", "dpmpp_3m") and self.repeats == 1:
             order = 2 if self.name == "dpmpp_2m" else 3
             return sample_multistep(denoise, x, self.sigmas, order=order)
         return sample_edm(denoise, x, self, noise=noise)
@@ -70,9 +82,10 @@ class Solver:
         """Return the noise level of each evaluation, in order."""
         levels = []
         for sigma, sigma_next in pairwise(self.sigmas):
-            levels.append(self.churned(sigma))
-            if self.name == "heun" and sigma_next > 0:
-                levels.append(sigma_next)
+            for _ in range(self.repeats if sigma_next > 0 else 1):
+                levels.append(self.churned(sigma))
+                if self.name == "heun" and sigma_next > 0:
+                    levels.append(sigma_next)
         return tuple(levels)
 
     def churned(self, sigma: float) -> float:
@@ -106,16 +119,26 @@ def sample_edm(
     `sigmas` are falling noise levels, in place of the solver's.
     """
     for sigma, sigma_next in pairwise(solver.sigmas if sigmas is None else sigmas):
-        sigma_hat = solver.churned(sigma)
-        if sigma_hat > sigma:
-            x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
-        d_cur = (x - denoise(x, sigma_hat)) / sigma_hat
-        x_next = x + (sigma_next - sigma_hat) * d_cur
-        if solver.name == "heun" and sigma_next > 0:
-            d_prime = (x_next - denoise(x_next, sigma_next)) / sigma_next
-            x_next = x + (sigma_next - sigma_hat) * 0.5 * (d_cur + d_prime)
-        x = x_next
+        for repeat in range(solver.repeats if sigma_next > 0 else 1):
+            if repeat > 0:  # back to the step's start, where the video has more noise
+                x = x + math.sqrt(sigma**2 - sigma_next**2) * noise()
+            x = _edm_step(denoise, x, solver, sigma, sigma_next, noise=noise)
     return x
+
+
+def _edm_step(
+    denoise: Denoise, x: Tensor, solver: Solver, sigma: float, sigma_next: float, *, noise: Noise
+) -> Tensor:
+    """Return x at the noise level `sigma_next`, from that at `sigma`."""
+    sigma_hat = solver.churned(sigma)
+    if sigma_hat > sigma:
+        x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
+    d_cur = (x - denoise(x, sigma_hat)) / sigma_hat
+    x_next = x + (sigma_next - sigma_hat) * d_cur
+    if solver.name == "heun" and sigma_next > 0:
+        d_prime = (x_next - denoise(x_next, sigma_next)) / sigma_next
+        x_next = x + (sigma_next - sigma_hat) * 0.5 * (d_cur + d_prime)
+    return x_next
 
 
 def sample_multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, order: int) -> Tensor:

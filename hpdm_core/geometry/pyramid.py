@@ -47,6 +47,11 @@ class Pyramid:
         """(t, h, w) of the finished video."""
         return self.levels[-1]
 
+    @property
+    def sizes(self) -> tuple[Size3, ...]:
+        """(t, h, w) of each level of the video that is generated."""
+        return self.levels
+
     def scale(self, level: int) -> tuple[float, float, float]:
         """Return s_l per axis: the fraction of the full video that a patch of `level` covers."""
         return tuple(p / r for p, r in zip(self.patch, self.levels[level], strict=True))

@@ -18,6 +18,7 @@ from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
 from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.activation_cache import ActivationCache
+from hpdm_core.inference.given import Given
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.inference.tiled_inference import TiledLevel
 from hpdm_core.records import Condition
@@ -79,6 +80,7 @@ def generate(
     seeds: tuple[int, ...],
     condition: Condition,
     work: ExecutionOptions,
+    given: Given | None = None,
 ) -> tuple[Tensor, ...]:
     """Generate a batch of videos, all levels of each.
 
@@ -89,6 +91,8 @@ def generate(
         seeds: one per video.
         condition: one row per video.
         work: how sampling is executed.
+        given: a video that sampling starts from or keeps a part of; solvers that skip steps
+            need one.
 
     Returns:
         per level (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
@@ -109,6 +113,7 @@ def generate(
             condition=condition,
             lower=tuple(lower),
             work=work,
+            given=given,
         )
         finished.append(video.cpu())
         _check_sound(finished[-1], level, settings)
@@ -138,6 +143,7 @@ def _sample_level(
     condition: Condition,
     lower: tuple[Tensor, ...],
     work: ExecutionOptions,
+    given: Given | None,
 ) -> Tensor:
     """Return the video of one level, (b, c, t, h, w) float32 on the device."""
     cache = work.make_cache()
@@ -168,13 +174,16 @@ def _sample_level(
     def denoise(x: Tensor, sigma: float) -> Tensor:
         denoised = estimate(x, sigma)
         work.advance(level, calls)
-        return denoised.clamp(-1, 1) if settings.clip_denoised else denoised
+        denoised = denoised.clamp(-1, 1) if settings.clip_denoised else denoised
+        return denoised if given is None else given.held(denoised, level)
 
     generators = [_generator(seed, "level", level) for seed in seeds]
-    shape = (len(seeds), CHANNELS, *pyramid.levels[level])
+    shape = (len(seeds), CHANNELS, *pyramid.sizes[level])
     # As in EDM the solver's state is float64: rounding errors at high noise would persist.
     x = torch.empty(shape, device=work.device, dtype=torch.float64)
-    x = draw_like(x, generators) * solver.sigma_max
+    x = draw_like(x, generators) * solver.start
+    if given is not None:
+        x = given.started(x, level, from_video=solver.skip > 0)
     return solver.solve(denoise, x, noise=lambda: draw_like(x, generators)).float()
 
 

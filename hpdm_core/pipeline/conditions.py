@@ -15,7 +15,7 @@ from hpdm_core.data.text_encoder import TextEncoder
 from hpdm_core.data.text_store import pad_tokens, read_text_index
 from hpdm_core.errors import DataError, HpdmError, did_you_mean
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.records import Condition
+from hpdm_core.records import NO_CLASS, Condition
 
 DEFAULT_NUM = 8
 MOST_DIGITS = 9  # of a class index
@@ -61,6 +61,7 @@ def make_requests(
     classes: Sequence[str | int],
     prompts: Sequence[str],
     seeds: Sequence[int] | None,
+    edited: bool = False,
 ) -> list[Request]:
     """Return a request per video.
 
@@ -71,6 +72,7 @@ def make_requests(
         prompts: texts, one for all videos or one for each.
         seeds: one per video; None counts from 0, one for each class or prompt asked for, else
             one for each class the model knows, up to 16, or 8.
+        edited: videos are made from a given one: where no class is asked for, one without class.
 
     Raises:
         HpdmError: unknown class, unsupported condition, or numbers that do not agree.
@@ -89,14 +91,14 @@ def make_requests(
     labels = [class_index(name, known) for name in classes]
     asked = len(labels) or len(prompts)
     if seeds is None:
-        seeds = range(asked or default_count(known))
+        seeds = range(asked or (1 if edited else default_count(known)))
     if asked not in (0, 1, len(seeds)) or not len(seeds):
         raise HpdmError(
             "seeds and classes or prompts do not agree",
             got=f"{len(seeds)} seeds for {asked} of them",
             expected="one for all videos, or one for each seed",
         )
-    if kind == "class" and not labels:
+    if kind == "class" and not labels and not edited:
         labels = [i % len(known) for i in range(len(seeds))]
     requests = []
     for i, seed in enumerate(seeds):
@@ -139,7 +141,7 @@ class Conditions:
         text_encoder: str | None,
         device: torch.device,
     ) -> None:
-        self._device = device
+        self._device, self._by_class = device, recipe.model.conditioning == "class"
         self._texts: dict[str, torch.Tensor] = {}
         if recipe.model.conditioning == "text":
             prompts = sorted(set(prompts))
@@ -160,6 +162,8 @@ class Conditions:
         labels, text, mask = None, None, None
         if requests[0].label is not None:
             labels = torch.tensor([request.label for request in requests])
+        elif self._by_class:
+            labels = torch.full((len(requests),), NO_CLASS)
         if self._texts:
             tokens = [self._texts[request.prompt] for request in requests]
             text, mask = pad_tokens(tokens, self._longest)

@@ -5,7 +5,7 @@ Axis legend: `b` videos, `c` channels, `t h w` frames, rows, columns.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from hpdm_core import __version__
 from hpdm_core.build import build_denoiser, build_sampling
-from hpdm_core.device import available_memory, resolve_device, set_precision
+from hpdm_core.device import resolve_device, set_precision
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate, solver_calls
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
+from hpdm_core.inference.given import Continuation, Given, continue_video
+from hpdm_core.pipeline import edit_calls
+from hpdm_core.pipeline.batches import sample_batches, sizes_for
 from hpdm_core.pipeline.card import Score
 from hpdm_core.pipeline.conditions import Conditions, Request, make_requests
+from hpdm_core.pipeline.editing import Edit
 from hpdm_core.pipeline.export import save_model
 from hpdm_core.pipeline.hub import upload_folder
-from hpdm_core.pipeline.plan import BatchSizes, choose_batch_sizes, describe_sampling, with_options
+from hpdm_core.pipeline.plan import BatchSizes, with_options
 from hpdm_core.pipeline.pretrained import find_model, read_header, read_network
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import Videos, to_uint8
@@ -141,6 +145,7 @@ class Pipeline:
         text_encoder: str | None = None,
         resources: Resources | None = None,
         progress: Progress | None = None,
+        given: Edit | None = None,
     ) -> Videos:
         """Generate videos. A video depends only on its seed, class or prompt, and the settings.
 
@@ -156,6 +161,7 @@ class Pipeline:
             text_encoder: for prompts; None uses that of the training data.
             resources: how memory is used; None: chosen from free memory.
             progress: progress bar; None shows a tqdm bar.
+            given: what is done with a given video; see `upscale`, `edit`, `inpaint`, `extend`.
 
         Raises:
             HpdmError: unknown class or preset, or an option is out of range.
@@ -166,6 +172,7 @@ class Pipeline:
             classes=[classes] if isinstance(classes, str | int) else list(classes),
             prompts=[prompts] if isinstance(prompts, str) else list(prompts),
             seeds=[seeds] if isinstance(seeds, int) else seeds,
+            edited=given is not None,
         )
         settings = with_options(
             build_sampling(self.recipe, preset=preset),
@@ -174,16 +181,24 @@ class Pipeline:
             guidance=guidance,
             text=self.recipe.model.conditioning == "text",
         )
+        taken = None
+        if given is not None:
+            settings = given.settings(settings, self.pyramid)
+            taken = given.given(self.pyramid, fps=self.recipe.sampling.fps)
         videos = self.sample(
             [request.seed for request in requests],
             self.conditions(requests, text_encoder=text_encoder).of(requests),
             settings=settings,
             resources=resources,
             progress=progress or TqdmProgress(),
+            given=taken,
         )
         return Videos(
             frames=to_uint8(videos).numpy(), fps=self.recipe.sampling.fps, requests=tuple(requests)
         )
+
+    upscale, edit = edit_calls.upscale, edit_calls.edit
+    inpaint, extend = edit_calls.inpaint, edit_calls.extend
 
     def sample(
         self,
@@ -194,6 +209,7 @@ class Pipeline:
         settings: SamplingSettings | None = None,
         resources: Resources | None = None,
         progress: Progress | None = None,
+        given: Given | Continuation | None = None,
     ) -> Tensor:
         """Generate the videos of one level, in batches that fit into memory.
 
@@ -204,34 +220,21 @@ class Pipeline:
             settings: None uses the recipe's.
             resources: how memory is used; None: chosen from free memory.
             progress: bar over solver calls; None shows nothing.
+            given: a video that sampling starts from or keeps a part of, for the finest level.
 
         Returns:
             (b, c, t, h, w) float32 on the CPU, about [-1, 1], not clamped.
         """
-        settings, resources = settings or self.settings, resources or Resources()
-        progress = progress or NoProgress()
-        sizes = self.batch_sizes(settings, len(seeds), resources)
-        level = self.pyramid.num_levels - 1 if level is None else level
-        settings = replace(settings, solvers=settings.solvers[: level + 1])
-        calls = sum(solver_calls(settings, k) for k in range(level + 1))
-        starts = range(0, len(seeds), sizes.videos)
-        chunks = [slice(start, start + sizes.videos) for start in starts]
-        progress.start("generating videos", len(chunks) * calls)
-        try:
-            videos = [
-                self.generate(
-                    seeds[chunk],
-                    condition.select(chunk),
-                    settings=settings,
-                    tile_batch=sizes.tiles,
-                    resources=resources,
-                    advance=lambda k, _: progress.advance(1, level=f"{k + 1}/{level + 1}"),
-                )[level]
-                for chunk in chunks
-            ]
-        finally:
-            progress.stop()
-        return torch.cat(videos)
+        return sample_batches(
+            self,
+            seeds,
+            condition,
+            level=self.pyramid.num_levels - 1 if level is None else level,
+            settings=settings or self.settings,
+            resources=resources or Resources(),
+            progress=progress or NoProgress(),
+            given=given,
+        )
 
     def generate(
         self,
@@ -242,6 +245,7 @@ class Pipeline:
         tile_batch: int,
         resources: Resources,
         advance: Callable[[int, int], None],
+        given: Given | Continuation | None = None,
     ) -> tuple[Tensor, ...]:
         """Generate one batch of videos, all levels of each; see `hpdm_core.inference.generate`.
 
@@ -252,37 +256,28 @@ class Pipeline:
             tile_batch: tiles in one pass of the network.
             resources: activation cache, and this process's part of the tiles.
             advance: called after every call of a level's solver with (level, calls of that level).
+            given: as for `sample`; of a video that is extended only the finest level is returned.
         """
-        return generate(
-            build_denoiser(self.recipe, self.network),
-            self.recipe.pyramid.build(),
-            settings,
-            seeds=tuple(seeds),
-            condition=condition.to(self.device),
-            work=ExecutionOptions(
-                device=self.device,
-                tile_batch=tile_batch,
-                make_cache=resources.cache_maker(self.device),
-                shard=resources.shard,
-                advance=advance,
-            ),
+        pyramid = self.recipe.pyramid.build()
+        work = ExecutionOptions(
+            device=self.device,
+            tile_batch=tile_batch,
+            make_cache=resources.cache_maker(self.device),
+            shard=resources.shard,
+            advance=advance,
         )
+        denoiser = build_denoiser(self.recipe, self.network)
+        condition = condition.to(self.device)
+        draw = partial(generate, denoiser, pyramid, settings, condition=condition, work=work)
+        if isinstance(given, Continuation):
+            return (continue_video(draw, pyramid, given, seeds=tuple(seeds)),)
+        return draw(seeds=tuple(seeds), given=given)
 
     def batch_sizes(
         self, settings: SamplingSettings, count: int, resources: Resources
     ) -> BatchSizes:
         """Return the batch sizes for `count` videos and their tiles."""
-        free = resources.free
-        return choose_batch_sizes(
-            self.recipe,
-            describe_sampling(self.recipe, settings),
-            free=available_memory(self.device) if free is None else free,
-            count=count,
-            device_type=self.device.type,
-            cached=resources.cache != "off",
-            videos=resources.batch,
-            tiles=resources.tile_batch,
-        )
+        return sizes_for(self, settings, count, resources)
 
     def conditions(
         self, requests: Sequence[Request], *, text_encoder: str | None = None

@@ -27,7 +27,8 @@ OPTIONS = {
     | {"--checkpoint", "--recipe", "--overlap", "--num", "--class", "--prompt", "--prompt-file"}
     | {"--guidance", "--steps", "--out", "--format", "--cache", "--cache-gb", "--batch", "--shard"}
     | {"--tile-batch", "--save-levels", "--compare-overlaps", "--text-encoder", "--device"}
-    | {"--seed", "--list"},
+    | {"--seed", "--list", "--input", "--upscale", "--strength", "--mask", "--repeats"}
+    | {"--first-frames", "--extend", "--context-noise"},
     "eval-fvd": COMMON
     | {"--checkpoint", "--samples", "--real", "--protocol", "--metrics", "--detector", "--split"}
     | {"--num-fakes", "--out", "--batch", "--device", "--seed", "--force"},

@@ -1,6 +1,6 @@
 """Options of `hpdm sample` with their defaults, and the requests: one per video."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import CacheMode, Resources
 from hpdm_core.recipe.sampling import Preset
 from hpdm_core.recipe.schema import Recipe
+from hpdm_core.runs.sample.given import GivenOptions
 
 MOST_VIDEOS, MOST_AT_ONCE, MOST_CACHE_GB = 1_000_000, 1 << 24, 1e6
 
@@ -35,6 +36,7 @@ class SampleOptions:
         steps: solver steps of each level, coarsest first.
         guidance: classifier-free guidance scale, 1 disables it.
         compare_overlaps: overlaps to compare side by side, at the same seeds.
+        given: a given video and what is done with it.
         out: folder to write to; None uses one below samples/.
         formats: any of 'mp4', 'gif', 'webp', 'png'.
         save_levels: also write the video of every level.
@@ -63,6 +65,7 @@ class SampleOptions:
     steps: tuple[int, ...] | None = None
     guidance: float | None = None
     compare_overlaps: tuple[str, ...] = ()
+    given: GivenOptions = field(default_factory=GivenOptions)
     out: Path | None = None
     formats: tuple[str, ...] = ("mp4",)
     save_levels: bool = False
@@ -108,7 +111,8 @@ class SampleOptions:
 def requests_of(options: SampleOptions, pipeline: Pipeline) -> list[Request]:
     """Spread classes or prompts over the videos in turn, with rising seeds.
 
-    Without `num`: one video for each class or prompt asked for, else `default_count`.
+    Without `num`: one video for each class or prompt asked for, else one of a given video, else
+    `default_count`.
 
     Raises:
         HpdmError: unknown class or unsupported condition.
@@ -117,13 +121,16 @@ def requests_of(options: SampleOptions, pipeline: Pipeline) -> list[Request]:
     for prompt in prompts:
         if not prompt.strip() or has_unprintable(prompt):
             raise HpdmError("a prompt is a line of text", got=ascii(prompt)[:60])
-    count = options.num or len(prompts) or len(classes) or default_count(pipeline.classes)
+    edited = options.given.input is not None
+    default = 1 if edited else default_count(pipeline.classes)
+    count = options.num or len(prompts) or len(classes) or default
     return make_requests(
         pipeline.recipe,
         pipeline.classes,
         classes=_by_turns(classes, count),
         prompts=_by_turns(prompts, count),
         seeds=range(options.seed, options.seed + count),
+        edited=edited,
     )
 
 

@@ -34,6 +34,7 @@ from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
 from hpdm_core.runs.sample.folder import COMPARISON, LINES, PREVIEW, SHEET, SampleStore, free_folder
+from hpdm_core.runs.sample.given import TakenVideo, take_given
 from hpdm_core.runs.sample.options import SampleOptions, requests_of
 from hpdm_core.training.parallel import Parallel, start_parallel
 
@@ -71,6 +72,8 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             guidance=options.guidance,
             text=recipe.model.conditioning == "text",
         )
+        taken = take_given(options.given, recipe, settings)
+        settings = settings if taken is None else taken.settings
         plan = partial(
             plan_sampling,
             recipe,
@@ -79,17 +82,19 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             videos=options.batch,
             tiles=options.tile_batch,
         )
+        windows = {} if taken is None else {"windows": taken.windows}
         if pipeline is None:
-            return plan(where=f"recipe {recipe.name}")
+            return plan(where=f"recipe {recipe.name}") | windows
         requests = requests_of(options, pipeline)
         if options.dry_run:
             sizes = pipeline.batch_sizes(settings, len(requests), options.resources(TileShard()))
             verdict = memory_verdict(recipe, sizes, free=available_memory(parallel.device))
             plan_here = {"videos": len(requests), "memory_verdict": verdict}
-            return plan(where=str(pipeline.path)) | plan_here
+            return plan(where=str(pipeline.path)) | plan_here | windows
         job = SampleJob(
             pipeline=pipeline,
             settings=settings,
+            taken=taken,
             options=options,
             compare=compare,
             parallel=parallel,
@@ -107,6 +112,7 @@ class SampleJob:
     Args:
         pipeline: the model.
         settings: solver and tiles.
+        taken: a given video on the levels' grids, or None.
         options: batch sizes, sharding and formats.
         compare: overlaps to put side by side, parsed.
         parallel: this process's rank and device.
@@ -115,6 +121,7 @@ class SampleJob:
 
     pipeline: Pipeline
     settings: SamplingSettings
+    taken: TakenVideo | None
     options: SampleOptions
     compare: list[str]
     parallel: Parallel
@@ -170,13 +177,15 @@ class SampleJob:
             "sha256": self.pipeline.sha256,
             "step": self.pipeline.step,
             "recipe": self.pipeline.recipe.name,
-            "resolution": list(self.pipeline.pyramid.resolution),
+            "resolution": list(self.pipeline.pyramid.sizes[-1]),
             "compare_overlaps": [overlap or "none" for overlap in self.compare],
             "save_levels": self.options.save_levels,
             **asdict(self.settings),
             "steps": [solver.steps for solver in self.settings.solvers],
             "overlap": self.settings.overlap or "none",
         }
+        if self.taken is not None:
+            recorded |= {**self.taken.facts, "resolution": list(self.taken.size)}
         settings = json.loads(json.dumps(recorded))  # as read back from JSON
         return SampleStore(
             folder=self.options.out or free_folder(model_name(self.pipeline.path), settings),
@@ -217,11 +226,12 @@ class SampleJob:
         resources: Resources,
     ) -> tuple[Tensor, ...]:
         done = [0] * len(settings.solvers)
+        windows = 1 if self.taken is None else self.taken.windows
 
         def advance(level: int, total: int) -> None:
             done[level] += 1
             self.progress.advance(
-                0, level=f"{level + 1}/{len(done)}", step=f"{done[level]}/{total}"
+                0, level=f"{level + 1}/{len(done)}", step=f"{done[level]}/{total * windows}"
             )
 
         return self.pipeline.generate(
@@ -231,6 +241,7 @@ class SampleJob:
             tile_batch=tile_batch,
             resources=resources,
             advance=advance,
+            given=None if self.taken is None else self.taken.given,
         )
 
     def _compare(self, chunk: list[Request], draw: SampleFn, finest: Tensor) -> Tensor:

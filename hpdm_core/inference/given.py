@@ -1,0 +1,157 @@
+"""A given video in sampling: where a level starts from, and which of its pixels are known.
+
+Where pixels are known, the estimate of the clean video is replaced by them. The flow is then
+dx/dsigma = (x - known) / sigma there, which every solver follows exactly: such pixels are known +
+sigma eps at each noise level, and the known ones themselves at the end (the replacement of Song
+et al. 2021 and Lugmayr et al. 2022, with one noise for all steps).
+
+Axis legend: `b` samples, `c` channels, `t h w` video; `k i j` pixels that one of a level covers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.seeds import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A given video on the levels' grids.
+
+    Args:
+        videos: per level (b or 1, c, t, h, w) float32 in [-1, 1]; finer levels may be absent.
+        generated: per level (1, 1, t, h, w) bool, which pixels are generated, the others being
+            known; empty: all are.
+    """
+
+    videos: tuple[Tensor, ...]
+    generated: tuple[Tensor, ...] = ()
+
+    def started(self, noise: Tensor, level: int, *, from_video: bool) -> Tensor:
+        """Return a level's start: the known pixels, or the whole video, with noise.
+
+        Args:
+            noise: (b, c, t, h, w) of the first noise level.
+            level: index of the level.
+            from_video: start from the whole video.
+        """
+        if from_video:
+            return self.videos[level].to(noise) + noise
+        if not self.generated:
+            return noise
+        known = ~self.generated[level].to(noise.device)
+        return noise + known * self.videos[level].to(noise)
+
+    def held(self, denoised: Tensor, level: int) -> Tensor:
+        """Return an estimate of the clean video with known pixels in their places."""
+        if not self.generated:
+            return denoised
+        generated = self.generated[level].to(denoised.device)
+        return torch.where(generated, denoised, self.videos[level].to(denoised))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A given video that is continued in time.
+
+    Args:
+        known: (1, c, t, h, w) float32 in [-1, 1], its frames at the finest level's size.
+        frames: frames of the result, more than those of `known`.
+    """
+
+    known: Tensor
+    frames: int
+
+
+def lower_levels(pyramid: Pyramid, video: Tensor, level: int) -> tuple[Tensor, ...]:
+    """Bring a level's video down: those of all levels up to `level`, as training makes them.
+
+    Args:
+        video: (b, c, t, h, w) of the level's size.
+    """
+    return tuple(_reduced(pyramid, video, level, k, "mean") for k in range(level + 1))
+
+
+def lower_masks(pyramid: Pyramid, generated: Tensor) -> tuple[Tensor, ...]:
+    """Bring a mask down: a pixel is generated if any of the finest that it is made of is.
+
+    Args:
+        generated: (1, 1, t, h, w) bool of the finest level's size.
+    """
+    finest = pyramid.num_levels - 1
+    masks = (_reduced(pyramid, generated.float(), finest, k, "max") for k in range(finest + 1))
+    return tuple(mask > 0 for mask in masks)
+
+
+def continue_video(
+    draw: Callable[..., tuple[Tensor, ...]],
+    pyramid: Pyramid,
+    continuation: Continuation,
+    *,
+    seeds: tuple[int, ...],
+) -> Tensor:
+    """Continue a video in windows of the pyramid's length, each holding the last frames so far.
+
+    Args:
+        draw: `generate` with all arguments but `seeds` and `given`.
+        pyramid: the levels.
+        continuation: the given video and the length of the result.
+        seeds: one per sample; each window's noise comes from one derived from it.
+
+    Returns:
+        (b, c, t, h, w), of which the first frames are the known ones.
+    """
+    known, frames = continuation.known, continuation.frames
+    length = pyramid.resolution[0]
+    video = known.expand(len(seeds), *known.shape[1:])
+    window = 0
+    while video.shape[2] < frames:
+        held = num_held(length, have=video.shape[2], frames=frames)
+        start = video[:, :, -held:]
+        # What follows is generated; the values there only fill the shape.
+        rest = start[:, :, -1:].expand(-1, -1, length - held, -1, -1)
+        generated = torch.zeros(1, 1, *pyramid.resolution, dtype=torch.bool)
+        generated[:, :, held:] = True
+        given = Given(
+            videos=lower_levels(pyramid, torch.cat([start, rest], 2), pyramid.num_levels - 1),
+            generated=lower_masks(pyramid, generated),
+        )
+        drawn = tuple(derive_seed(seed, "window", window) for seed in seeds)
+        made = draw(seeds=drawn, given=given)[-1]
+        video = torch.cat([video, made[:, :, held:]], dim=2)
+        window += 1
+    return video
+
+
+def num_held(length: int, *, have: int, frames: int) -> int:
+    """Return how many of the last frames a window holds: half of it, more if it is the last.
+
+    Args:
+        length: frames of a window.
+        have: frames so far.
+        frames: frames of the result.
+    """
+    return min(have, max(length // 2, length - (frames - have)))
+
+
+def num_windows(length: int, *, have: int, frames: int) -> int:
+    """Return how many windows `continue_video` takes."""
+    windows = 0
+    while have < frames:
+        have += length - num_held(length, have=have, frames=frames)
+        windows += 1
+    return windows
+
+
+def _reduced(pyramid: Pyramid, video: Tensor, level: int, to: int, how: str) -> Tensor:
+    """Return a level's video on the grid of the level `to`, at or below it."""
+    pairs = zip(pyramid.levels[level], pyramid.levels[to], strict=True)
+    k, i, j = (fine // coarse for fine, coarse in pairs)
+    if pyramid.temporal_downsampling == "stride":
+        video, k = video[:, :, ::k], 1
+    return reduce(video, "b c (t k) (h i) (w j) -> b c t h w", how, k=k, i=i, j=j)
