@@ -271,8 +271,9 @@ def command(
             prompts=tuple(prompts or ()), prompt_file=prompt_file, text_encoder=text_encoder,
             seed=seed, overlap=overlap, preset=preset, steps=solver_steps, guidance=guidance,
             compare_overlaps=tuple(words(compare_overlaps)), given=given, out=out,
-            formats=tuple(words(formats)), save_levels=save_levels, cache=cache, cache_gb=cache_gb, batch=batch,
-            tile_batch=tile_batch, shard=shard, device=device, dry_run=dry_run,
+            formats=tuple(words(formats)), save_levels=save_levels, cache=cache,
+            cache_gb=cache_gb, batch=batch, tile_batch=tile_batch, shard=shard, device=device,
+            dry_run=dry_run,
         )  # fmt: skip
         result = run_sample(options, progress=current.progress)
         current.show(result, sampling_plan(result) if dry_run else sampled(result))
