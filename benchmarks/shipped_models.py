@@ -38,8 +38,8 @@ def figures(pipe: Pipeline, frames: np.ndarray, real: np.ndarray, *, overlap: st
     names = list(islice(cycle(pipe.classes), len(frames)))
     borders = tile_borders(pipe.pyramid, pipe.pyramid.num_levels - 1, overlap)
     result = {
-        "class_named_right": named_right(frames, names),
-        "class_named_right_real": named_right(real, list(islice(cycle(pipe.classes), len(real)))),
+        "class_named_right": named_right(frames, pipe.classes),
+        "class_named_right_real": named_right(real, pipe.classes),
         "generated": asdict(measure_quality(frames, borders)),
         "real": asdict(measure_quality(real, borders)),
     }
@@ -54,13 +54,19 @@ def figures(pipe: Pipeline, frames: np.ndarray, real: np.ndarray, *, overlap: st
     return result
 
 
-def named_right(frames: np.ndarray, names: list[str]) -> float:
-    """Return the fraction of videos whose class the bundled detector names right."""
+def named_right(frames: np.ndarray, classes: tuple[str, ...]) -> float:
+    """Return the fraction of videos whose class the bundled detector names right, of `classes`.
+
+    Args:
+        frames: (b, t, h, w, 3) uint8, the classes in turn.
+        classes: which it may name.
+    """
     detector = load_bundled()
+    kept = [detector.classes.index(name) for name in classes]
     right = 0
-    for video, name in zip(frames, names, strict=True):
-        scores = detector.probabilities(torch.from_numpy(video[None]))[0]
-        right += detector.classes[int(scores.argmax())] == name
+    for index, video in enumerate(frames):
+        scores = detector.probabilities(torch.from_numpy(video[None]))[0, kept]
+        right += int(scores.argmax()) == index % len(classes)
     return right / len(frames)
 
 

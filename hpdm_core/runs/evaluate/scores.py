@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 from hpdm_core.metrics.inception import inception_score
@@ -66,7 +63,7 @@ def scores(
             figures.append(_frechet(metric, fakes, features.reals, seed=seed, force=force))
             warnings += _doubts(figures[-1])
         else:
-            figures.append(_class_score(metric, fakes, comparison.fakes.classes))
+            figures.append(_class_score(metric, fakes, comparison))
     counted = {"fakes": next(iter(features.fakes.values())), "reals": features.reals}
     clip_sets = {"fakes": comparison.fakes, "reals": comparison.reals}
     used = {}
@@ -132,7 +129,7 @@ def _doubts(figure: Mapping[str, Any]) -> list[str]:
     return doubts
 
 
-def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> dict[str, Any]:
+def _class_score(metric: Metric, fakes: Chunk, comparison: Comparison) -> dict[str, Any]:
     mean, std = inception_score(fakes.outputs, num_splits=NUM_SPLITS)
     figure = {
         "metric": metric.name,
@@ -142,15 +139,31 @@ def _class_score(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) ->
         "num_splits": NUM_SPLITS,
         "num_fakes": len(fakes.outputs),
     }
-    accuracy = _accuracy(metric, fakes, classes)
-    return figure if accuracy is None else figure | {"named_right": accuracy}
+    reals = comparison.reals.classes if comparison.reals is not None else ()
+    right = accuracy(metric.classes, fakes, meant=comparison.fakes.classes, candidates=reals)
+    return figure if right is None else figure | {"named_right": right}
 
 
-def _accuracy(metric: Metric, fakes: Chunk, classes: Sequence[str | None]) -> float | None:
-    """Return the classifier's accuracy on the fakes' classes, where both know the class."""
-    index = {name: label for label, name in enumerate(metric.classes)}
-    meant = [index.get(classes[place] or "") for place in fakes.places.tolist()]
-    if not meant or None in meant:
+def accuracy(
+    classes: Sequence[str],
+    fakes: Chunk,
+    *,
+    meant: Sequence[str | None],
+    candidates: Sequence[str | None],
+) -> float | None:
+    """Return the fraction of fakes of the class they are meant to be, None where it is not known.
+
+    Args:
+        classes: of the classifier.
+        fakes: its probabilities.
+        meant: class of each place.
+        candidates: only these may be guessed, where all of `meant` are among them.
+    """
+    names = [meant[place] or "" for place in fakes.places.tolist()]
+    if not names or not set(names) <= set(classes):
         return None
-    guesses: Tensor = fakes.outputs.argmax(dim=1)
-    return float((guesses == torch.tensor(meant)).double().mean())
+    allowed = set(candidates) if set(names) <= set(candidates) else set(classes)
+    kept = [label for label, name in enumerate(classes) if name in allowed]
+    guesses = fakes.outputs[:, kept].argmax(dim=1).tolist()
+    hits = [classes[kept[guess]] == name for guess, name in zip(guesses, names, strict=True)]
+    return sum(hits) / len(hits)

@@ -4,13 +4,13 @@ import math
 from functools import partial
 from itertools import pairwise
 
+import degrade
 import numpy as np
 import pytest
 import torch
 
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.errors import MetricError
-from hpdm_core.metrics import degrade
 from hpdm_core.metrics.quality import (
     GREY_LEVEL,
     flicker,

@@ -4,10 +4,10 @@ import itertools
 from functools import partial
 from pathlib import Path
 
+import degrade
 import pytest
 import torch
 
-from hpdm_core.metrics import degrade
 from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 from hpdm_core.runs.evaluate.clips import ClipFormat, VideoFile, extract_clip

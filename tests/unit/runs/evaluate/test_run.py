@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hpdm_core.data.shapes import SHAPE_CLASSES
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import DataError, HpdmError, MetricError
 from hpdm_core.metrics import uncertainty, weights
 from hpdm_core.metrics.load import fetch_from_mirrors
+from hpdm_core.metrics.store import Chunk
 from hpdm_core.progress import NoProgress
 from hpdm_core.runs.evaluate.clips import GeneratedClips, draw_labels
 from hpdm_core.runs.evaluate.run import run_eval_fvd
+from hpdm_core.runs.evaluate.scores import accuracy
 from tests.unit.runs.evaluate.evalkit import FRAMES, StandIn, write_dataset, write_shapes
 
 
@@ -65,7 +68,7 @@ def test_two_folders_are_compared_by_one_call(score, folder):
     assert class_score["name"] == "class score on bundled features"
     assert distance["value"] > 0
     assert distance["std"] > 0
-    assert 1 < class_score["value"] <= 9
+    assert 1 < class_score["value"] <= len(SHAPE_CLASSES)
     assert result["protocol"] == "fvd27_8f"
     assert result["fakes"]["count"] == 27
     assert (result["reals"]["count"], result["reals"]["split"]) == (36, "train")
@@ -120,6 +123,17 @@ def test_a_checkpoint_is_sampled_with_seeds_and_classes_of_the_data(score, datas
     assert 0 <= result["scores"][1]["named_right"] <= 1
 
 
+def test_only_classes_of_the_real_data_may_be_guessed():
+    rows = torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.2, 0.7]])
+    fakes = Chunk(start=0, stop=2, places=torch.arange(2), outputs=rows, skipped=())
+    named = partial(accuracy, ("a", "b", "c"), fakes)
+    assert named(meant=["a", "b"], candidates=["a", "b", "a"]) == 1.0
+    assert named(meant=["a", "b"], candidates=[]) == 0.0
+    assert named(meant=["c", "b"], candidates=["a", "b"]) == 0.5
+    assert named(meant=["a", None], candidates=["a", "b"]) is None
+    assert named(meant=["a", "else"], candidates=["a", "b"]) is None
+
+
 @pytest.mark.parametrize(("level", "clip"), [(0, (4, 2, 16)), (1, (8, 1, 32))])
 def test_a_level_is_compared_at_its_own_resolution(score, dataset, level, clip):
     model = StandIn(dataset)
@@ -155,9 +169,7 @@ def test_generation_goes_on_where_it_stopped(score, dataset):
             return super().sample(seeds, condition, **options)
 
     with pytest.raises(KeyboardInterrupt):
-        score(
-            checkpoint="x", protocol="fvd40_8f", batch=4, load_model=Interrupted(dataset).load
-        )
+        score(checkpoint="x", protocol="fvd40_8f", batch=4, load_model=Interrupted(dataset).load)
     model.seeds.clear()
     score(checkpoint="x", protocol="fvd40_8f", batch=4, load_model=model.load)
     assert model.seeds == list(range(32, 40))

@@ -1,9 +1,8 @@
 """Damage of known strength does what it says, and nothing at strength zero."""
 
+import degrade
 import pytest
 import torch
-
-from hpdm_core.metrics import degrade
 
 
 @pytest.fixture
@@ -59,3 +58,28 @@ def test_compression_loses_more_at_a_higher_rate_factor_and_keeps_odd_sizes(vide
         assert decoded.shape == smooth.shape
         errors.append(float((decoded.float() - smooth.float()).abs().mean()))
     assert errors[0] < errors[1]
+
+
+def test_block_noise_is_constant_in_blocks_and_has_its_strength(video):
+    grey = torch.full((8, 40, 40, 3), 128, dtype=torch.uint8)
+    noisy = degrade.add_block_noise(grey, 10, torch.Generator().manual_seed(1), block=4).float()
+    assert torch.equal(noisy, noisy[:, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2))
+    assert float(noisy.std()) == pytest.approx(10, rel=0.06)
+    odd = degrade.add_block_noise(video, 3, torch.Generator().manual_seed(1), block=4)
+    assert odd.shape == video.shape
+
+
+def test_seams_are_steps_at_tile_borders_only(video):
+    grey = torch.full((8, 40, 40, 3), 128, dtype=torch.uint8)
+    rng = torch.Generator().manual_seed(1)
+    stepped = degrade.add_seams(grey, 10, rng, tile=(4, 10, 20)).float()
+    rows = stepped.diff(dim=1).abs().sum(dim=(0, 2, 3)).nonzero().flatten() + 1
+    columns = stepped.diff(dim=2).abs().sum(dim=(0, 1, 3)).nonzero().flatten() + 1
+    frames = stepped.diff(dim=0).abs().sum(dim=(1, 2, 3)).nonzero().flatten() + 1
+    assert (frames.tolist(), rows.tolist(), columns.tolist()) == ([4], [10, 20, 30], [20])
+    assert degrade.add_seams(video, 3, rng, tile=(3, 10, 11)).shape == video.shape
+
+
+def test_a_colour_shift_moves_red_up_and_blue_down(video):
+    shifted = degrade.shift_colour(video, 20).float() - video.float()
+    assert shifted.mean(dim=(0, 1, 2)).tolist() == [20, 0, -20]

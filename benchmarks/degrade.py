@@ -21,6 +21,33 @@ def add_noise(video: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return (video + noise).round().clamp(0, 255).to(torch.uint8)
 
 
+def add_block_noise(video: Tensor, std: float, generator: torch.Generator, *, block: int) -> Tensor:
+    """Add noise of `std` grey levels that is constant over block x block pixels of a frame."""
+    frames, height, width, colours = video.shape
+    cells = (frames, -(-height // block), -(-width // block), colours)
+    noise = torch.randn(cells, generator=generator) * std
+    noise = noise.repeat_interleave(block, dim=1).repeat_interleave(block, dim=2)
+    return (video + noise[:, :height, :width]).round().clamp(0, 255).to(torch.uint8)
+
+
+def add_seams(
+    video: Tensor, std: float, generator: torch.Generator, *, tile: tuple[int, int, int]
+) -> Tensor:
+    """Shift the colour of every (t, h, w) tile by its own `std` grey levels: steps at borders."""
+    sizes = video.shape[:3]
+    cells = [-(-size // side) for size, side in zip(sizes, tile, strict=True)]
+    shift = torch.randn((*cells, 3), generator=generator) * std
+    for dim, side in enumerate(tile):
+        shift = shift.repeat_interleave(side, dim=dim)
+    shift = shift[: sizes[0], : sizes[1], : sizes[2]]
+    return (video + shift).round().clamp(0, 255).to(torch.uint8)
+
+
+def shift_colour(video: Tensor, amount: float) -> Tensor:
+    """Add `amount` grey levels to red and take them from blue."""
+    return (video + amount * torch.tensor([1.0, 0.0, -1.0])).round().clamp(0, 255).to(torch.uint8)
+
+
 def blur(video: Tensor, sigma: float) -> Tensor:
     """Blur every frame by a Gaussian of `sigma` pixels, mirrored at the border."""
     height, width = video.shape[1:3]
