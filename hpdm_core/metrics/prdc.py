@@ -1,8 +1,9 @@
 """Precision, recall, density and coverage of fakes, from nearest neighbours in feature space.
 
-With B(x) the ball about x whose radius is the distance to its k-th nearest neighbour in its own set:
-- precision: fraction of fakes inside some real's ball (Kynkaanniemi et al. 2019), how real they are;
-- recall: fraction of reals inside some fake's ball, how much of the data they cover;
+With a ball about each video whose radius is the distance to its k-th nearest neighbour in its set:
+- precision: fraction of fakes inside some real's ball (Kynkaanniemi et al. 2019): how real they
+  are;
+- recall: fraction of reals inside some fake's ball: how much of the data they cover;
 - density: mean number of reals' balls that a fake lies in, over k (Naeem et al. 2020);
 - coverage: fraction of reals whose ball holds a fake (the same).
 
