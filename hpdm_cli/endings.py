@@ -213,10 +213,7 @@ def sampling_plan(result: dict) -> Shown:
 
 def scored(result: dict) -> Shown:
     """Return the ending of `hpdm eval-fvd`, also of its dry run."""
-    lines = [
-        ("score", f"{score['name']} {score['value']:.4g} ± {score['std']:.2g}")
-        for score in result.get("scores", [])
-    ]
+    lines = [("score", _score(score)) for score in result.get("scores", [])]
     sets = [f"{result[k].get('count', '')} {k}".strip() for k in ("fakes", "reals") if result[k]]
     lines.append(("sets", f"{', '.join(sets)}; protocol {result['protocol']}"))
     lines += [("warning", warning) for warning in result["warnings"]]
@@ -227,6 +224,15 @@ def scored(result: dict) -> Shown:
     if "file" in result:
         lines += [("in", result["file"]), ("figures", duration(result["seconds"]))]
     return Shown(lines=lines)
+
+
+def _score(score: dict) -> str:
+    if score["value"] is None:
+        return f"{score['name']} undefined for all videos"
+    spread = "" if score["std"] is None else f" ± {score['std']:.2g}"
+    real = score.get("real_value")
+    beside = "" if real is None else f" (real videos {real:.4g})"
+    return f"{score['name']} {score['value']:.4g}{spread}{beside}"
 
 
 def ablation_plan(result: dict, *, command: str) -> Shown:

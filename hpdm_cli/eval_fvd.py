@@ -55,7 +55,7 @@ def command(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option("--metrics", metavar="LIST", help="Any of fvd, is.")
+        str, typer.Option("--metrics", metavar="LIST", help="Any of fvd, kvd, is, prdc, quality.")
     ] = "fvd",
     detector: Annotated[
         str,

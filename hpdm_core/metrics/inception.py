@@ -12,9 +12,10 @@ from torch import Tensor
 from hpdm_core.errors import MetricError
 
 SHUFFLE_SEED = 42
+NUM_SPLITS = 10
 
 
-def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[float, float]:
+def inception_score(probabilities: Tensor, *, num_splits: int = NUM_SPLITS) -> tuple[float, float]:
     """Return mean and population deviation of the scores of `num_splits` shuffled parts of (n, k).
 
     Shuffling matters where videos come sorted by class: a split of few classes would score low.
@@ -26,12 +27,7 @@ def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[flo
     """
     probabilities = probabilities.detach().cpu().double()
     if probabilities.ndim != 2 or len(probabilities) < num_splits:
-        raise MetricError(
-            f"the Inception Score is a mean over {num_splits} parts of the videos",
-            got=f"{len(probabilities)} videos",
-            expected=f"at least {num_splits}",
-            remedy="generate more videos, or leave out --metrics is",
-        )
+        raise too_few_to_split(len(probabilities), num_splits)
     sums = probabilities.sum(dim=1)
     if bool((probabilities < 0).any()) or not torch.allclose(
         sums, torch.ones_like(sums), atol=1e-3
@@ -52,6 +48,16 @@ def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[flo
         ]
     )
     return float(scores.mean()), float(scores.std(correction=0))
+
+
+def too_few_to_split(num_videos: int, num_splits: int) -> MetricError:
+    """Return the refusal of fewer videos than splits."""
+    return MetricError(
+        f"the Inception Score is a mean over {num_splits} parts of the videos",
+        got=f"{num_videos} videos",
+        expected=f"at least {num_splits}",
+        remedy="generate more videos, or leave out --metrics is",
+    )
 
 
 def _score(probabilities: Tensor) -> Tensor:

@@ -35,13 +35,15 @@ class KernelDistance:
         subset_mean: mean over random subsets of both sets, as KID is reported.
         subset_std: deviation over these subsets, divided by N - 1.
         subset_size: samples of each set in a subset.
-        interval: ends of the 95% bootstrap interval: both sets drawn anew with replacement.
+        std: deviation of `value` over the bootstrap: both sets drawn anew with replacement.
+        interval: ends of the 95% interval of the same.
     """
 
     value: float
     subset_mean: float
     subset_std: float
     subset_size: int
+    std: float
     interval: tuple[float, float]
 
 
@@ -108,6 +110,7 @@ def estimate_kernel_distance(
         subset_mean=float(subsets.mean()),
         subset_std=float(subsets.std()),
         subset_size=size,
+        std=float(draws.std()),
         interval=(low, high),
     )
 

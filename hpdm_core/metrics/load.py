@@ -13,15 +13,22 @@ from hpdm_core.data.download import Remote, download
 from hpdm_core.errors import HpdmError, MetricError, did_you_mean
 from hpdm_core.files import sha256_of
 from hpdm_core.metrics import weights
-from hpdm_core.metrics.bundled import MIN_FRAMES, load_bundled
+from hpdm_core.metrics.bundled import MIN_FRAMES, BundledDetector, load_bundled
 from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
+from hpdm_core.metrics.quality_detector import quality_detector
 from hpdm_core.metrics.weights import Fetch, obtain, verify
 from hpdm_core.progress import Progress
 
-MetricName = Literal["fvd", "is"]
-METRICS: tuple[MetricName, ...] = ("fvd", "is")
+MetricName = Literal["fvd", "kvd", "is", "prdc", "quality"]
+METRICS: tuple[MetricName, ...] = ("fvd", "kvd", "is", "prdc", "quality")
+# Those of a detector's features, which compare with real videos.
+OF_FEATURES: dict[MetricName, str] = {
+    "fvd": "Fréchet distance",
+    "kvd": "kernel distance",
+    "prdc": "precision, recall, density and coverage",
+}
 DETECTORS = ("i3d", "bundled")  # besides files
 # Seconds before a retry of one mirror.
 MIRROR_PAUSE = 0.05
@@ -75,7 +82,7 @@ def check_names(metrics: list[str], detector: str) -> None:
         raise MetricError(
             "unknown metrics",
             got=",".join(metrics) or "none",
-            expected="fvd, is or fvd,is",
+            expected=f"any of {', '.join(METRICS)}",
             remedy=did_you_mean(wrong[0], METRICS) if wrong else None,
         )
     if detector not in DETECTORS and not Path(detector).is_file():
@@ -92,7 +99,7 @@ def load_metrics(
     """Return one metric per name.
 
     Args:
-        names: of 'fvd' and 'is'.
+        names: of `METRICS`; those of one detector share it.
         detector: 'i3d', 'bundled', or a file of I3D weights.
         folder: where detectors' files are kept.
         device: where they run.
@@ -101,36 +108,40 @@ def load_metrics(
     Raises:
         MetricError: a file is absent or has another checksum.
     """
-    if detector == "bundled":
-        return [_bundled(name, device) for name in METRICS if name in names]
-    loaded = []
-    if "fvd" in names:
-        i3d = _i3d(detector, folder, device, fetch)
-        loaded.append(Metric(name="fvd", title="FVD", detector=i3d))
-    if "is" in names:
-        c3d = _c3d(folder, device)
-        loaded.append(Metric(name="is", title="IS", detector=c3d))
-    return loaded
+    bundled = load_bundled(device) if detector == "bundled" else None
+    loaded: dict[MetricName, Metric] = {}
+    of_features = [name for name in OF_FEATURES if name in names]
+    if of_features:
+        extractor = _bundled(bundled) if bundled else _i3d(detector, folder, device, fetch)
+        for name in of_features:
+            title = _title(name, is_bundled=bundled is not None)
+            loaded[name] = Metric(name=name, title=title, detector=extractor)
+    if "is" in names and bundled:
+        title = "class score on bundled features"
+        classifier = _bundled(bundled, output="probabilities")
+        loaded["is"] = Metric(name="is", title=title, detector=classifier, classes=bundled.classes)
+    elif "is" in names:
+        loaded["is"] = Metric(name="is", title="IS", detector=_c3d(folder, device))
+    if "quality" in names:
+        loaded["quality"] = Metric(name="quality", title="quality", detector=quality_detector())
+    return [loaded[name] for name in METRICS if name in loaded]
 
 
-def _bundled(name: MetricName, device: torch.device) -> Metric:
-    network = load_bundled(device)
-    by_features = name == "fvd"
-    return Metric(
-        name=name,
-        title=(
-            "Fréchet distance on bundled features"
-            if by_features
-            else "class score on bundled features"
-        ),
-        detector=Detector(
-            name="bundled",
-            output="features" if by_features else "probabilities",
-            sha256=network.sha256,
-            min_frames=MIN_FRAMES,
-            run=network.features if by_features else network.probabilities,
-        ),
-        classes=network.classes,
+def _title(name: MetricName, *, is_bundled: bool) -> str:
+    """Only I3D features give an FVD and a KVD."""
+    published = {"fvd": "FVD", "kvd": "KVD"}
+    if is_bundled:
+        return f"{OF_FEATURES[name]} on bundled features"
+    return published.get(name, f"{OF_FEATURES[name]} on I3D features")
+
+
+def _bundled(network: BundledDetector, *, output: str = "features") -> Detector:
+    return Detector(
+        name="bundled",
+        output=output,
+        sha256=network.sha256,
+        min_frames=MIN_FRAMES,
+        run=network.features if output == "features" else network.probabilities,
     )
 
 

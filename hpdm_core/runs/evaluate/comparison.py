@@ -4,13 +4,14 @@ Axis legend: `t h w` frames, rows, columns.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hpdm_core.errors import MetricError
 from hpdm_core.files import json_sha256
 from hpdm_core.metrics.extract import ClipSource
+from hpdm_core.metrics.inception import NUM_SPLITS, too_few_to_split
 from hpdm_core.metrics.protocols import EXAMPLES, MIN_VIDEOS, Protocol, parse_protocol
 from hpdm_core.metrics.store import CHUNK
 from hpdm_core.pipeline.pipeline import Pipeline
@@ -92,12 +93,16 @@ def plan_comparison(
     seed: int,
     batch: int | None,
     needs_real: bool,
-    force: bool,
+    uses_real: bool,
 ) -> Comparison:
     """Set up the two sets.
 
+    Args:
+        needs_real: a score compares with real videos.
+        uses_real: a score stands beside that of real videos, where there are any.
+
     Raises:
-        MetricError: they cannot be compared so, or are too few for a figure that means something.
+        MetricError: they cannot be compared so.
     """
     if (model is None) == (samples is None):
         raise MetricError(
@@ -107,16 +112,14 @@ def plan_comparison(
     if source is None and needs_real:
         raise MetricError("no real videos to compare with", expected="--real DATA")
     reals = None
-    if source is not None and (needs_real or model is not None):
+    if source is not None and (needs_real or uses_real or model is not None):
         reals = open_videos(Path(source), split=split, default_split="train")
     if model is not None:
         fakes, spec, warnings = _generated(protocol, model, reals, seed=seed, batch=batch)
     else:
         fakes, spec, warnings = _from_folder(protocol, samples, seed=seed)
-    real_set = _real_set(reals, spec) if needs_real and reals is not None else None
-    for name, clip_set in (("fakes", fakes), ("real videos", real_set)):
-        if needs_real and clip_set is not None and clip_set.wanted < MIN_VIDEOS and not force:
-            raise _too_few(name, clip_set.wanted)
+    wanted = reals is not None and (needs_real or uses_real)
+    real_set = _real_set(reals, spec) if wanted else None
     return Comparison(
         protocol=replace(protocol, num_fakes=fakes.wanted),
         frames=spec.frames,
@@ -131,6 +134,22 @@ def plan_comparison(
         reals=real_set,
         warnings=tuple(warnings),
     )
+
+
+def check_counts(comparison: Comparison, metrics: Sequence[str], *, force: bool) -> None:
+    """Raise MetricError where there are too few videos for a figure that means something.
+
+    Args:
+        metrics: names of what is scored.
+        force: compute a Fréchet distance of however few.
+    """
+    if "is" in metrics and comparison.fakes.wanted < NUM_SPLITS:
+        raise too_few_to_split(comparison.fakes.wanted, NUM_SPLITS)
+    if "fvd" not in metrics or force:
+        return
+    for name, clip_set in (("fakes", comparison.fakes), ("real videos", comparison.reals)):
+        if clip_set is not None and clip_set.wanted < MIN_VIDEOS:
+            raise _too_few(name, clip_set.wanted)
 
 
 def _real_set(videos: VideoSet, spec: ClipFormat) -> ClipSet:

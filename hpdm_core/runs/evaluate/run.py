@@ -16,8 +16,10 @@ import torch
 from hpdm_core import __version__
 from hpdm_core.errors import MetricError
 from hpdm_core.files import write_text
+from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.extract import extract
 from hpdm_core.metrics.load import (
+    OF_FEATURES,
     Metric,
     cache_folder,
     check_names,
@@ -28,7 +30,13 @@ from hpdm_core.metrics.store import Chunk, FeatureStore
 from hpdm_core.metrics.weights import Fetch
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress, Progress
-from hpdm_core.runs.evaluate.comparison import ClipSet, Comparison, choose_protocol, plan_comparison
+from hpdm_core.runs.evaluate.comparison import (
+    ClipSet,
+    Comparison,
+    check_counts,
+    choose_protocol,
+    plan_comparison,
+)
 from hpdm_core.runs.evaluate.scores import Features, scores
 from hpdm_core.training.parallel import Parallel, start_parallel
 
@@ -82,7 +90,7 @@ def run_eval_fvd(
         samples: a folder of them, of `hpdm sample` or any other.
         real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
-        metrics: any of 'fvd', 'is'.
+        metrics: any of 'fvd', 'kvd', 'is', 'prdc', 'quality'.
         detector: 'i3d', 'bundled' or a file of I3D weights.
         num_fakes: overrides the protocol's.
         split: of a prepared data set; None uses 'train'.
@@ -111,9 +119,10 @@ def run_eval_fvd(
     model = None if checkpoint is None else load_model(str(checkpoint), parallel.device)
     comparison = plan_comparison(
         chosen, model=model, samples=samples, real=real, split=split, seed=seed, batch=batch,
-        needs_real="fvd" in metrics, force=force,
+        needs_real=bool(set(metrics) & set(OF_FEATURES)), uses_real="quality" in metrics,
     )  # fmt: skip
     if dry_run:
+        check_counts(comparison, metrics, force=force)
         return _dry_run(comparison, metrics, detector, cache=cache, parallel=parallel)
     loaded = load_metrics(
         metrics,
@@ -122,6 +131,8 @@ def run_eval_fvd(
         device=parallel.device,
         fetch=fetch or fetch_from_mirrors(progress),
     )
+    # After what a download or an installation mends: that takes longest.
+    check_counts(comparison, metrics, force=force)
     extraction = FeatureExtraction(
         cache / "features", loaded, batch or _batch(comparison.frames, parallel), parallel
     )
@@ -177,9 +188,9 @@ class FeatureExtraction:
     def features(self, comparison: Comparison, progress: Progress) -> Features:
         """Return the outputs of all detectors for all clips, computing missing ones."""
         self.check(comparison)
-        reals = None
+        reals: Mapping[str, Chunk] = {}
         if comparison.reals is not None:
-            reals = self._fill(comparison.reals, "real videos", progress)["fvd"]
+            reals = self._fill(comparison.reals, "real videos", progress)
         return Features(reals=reals, fakes=self._fill(comparison.fakes, "fakes", progress))
 
     def _fill(self, clip_set: ClipSet, title: str, progress: Progress) -> Mapping[str, Chunk]:
@@ -190,10 +201,10 @@ class FeatureExtraction:
             self._extract(clip_set, stores, count, title, progress)
             # Also where nothing was missing: another process may have seen that earlier.
             self._parallel.barrier()
-            found = {metric: store.get(count) for metric, store in stores.items()}
+            found = {output: store.get(count) for output, store in stores.items()}
             usable = min(len(chunk.places) for chunk in found.values())
             if usable >= clip_set.wanted or count == len(clip_set.clips):
-                return {m: _first(chunk, clip_set.wanted, title) for m, chunk in found.items()}
+                return {o: _first(chunk, clip_set.wanted, title) for o, chunk in found.items()}
             count = min(count + clip_set.wanted - usable, len(clip_set.clips))
 
     def _extract(
@@ -213,7 +224,7 @@ class FeatureExtraction:
         )
         extract(
             clip_set.clips,
-            [(metric.detector, stores[metric.name]) for metric in self._of(clip_set)],
+            [(detector, stores[output]) for output, detector in self._of(clip_set).items()],
             count=count,
             batch=self._batch,
             rank=self._parallel.rank,
@@ -226,21 +237,26 @@ class FeatureExtraction:
         stores = self._stores(clip_set).values()
         return sorted(set().union(*(store.missing(count) for store in stores)))
 
-    def _of(self, clip_set: ClipSet) -> list[Metric]:
-        return [metric for metric in self._metrics if metric.name == "fvd" or not clip_set.is_real]
+    def _of(self, clip_set: ClipSet) -> dict[str, Detector]:
+        """Return the detectors by output; of real videos, class probabilities are not needed."""
+        return {
+            metric.detector.output: metric.detector
+            for metric in self._metrics
+            if metric.name != "is" or not clip_set.is_real
+        }
 
     def _stores(self, clip_set: ClipSet) -> dict[str, FeatureStore]:
         return {
-            metric.name: FeatureStore(
+            output: FeatureStore(
                 self._folder,
                 dict(clip_set.key)
                 | {
-                    "detector": metric.detector.name,
-                    "detector_sha256": metric.detector.sha256,
-                    "output": metric.detector.output,
+                    "detector": detector.name,
+                    "detector_sha256": detector.sha256,
+                    "output": output,
                 },
             )
-            for metric in self._of(clip_set)
+            for output, detector in self._of(clip_set).items()
         }
 
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from hpdm_core.errors import MetricError
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
-from hpdm_core.metrics.inception import inception_score
+from hpdm_core.metrics.inception import NUM_SPLITS, inception_score
 from hpdm_core.metrics.load import Metric
 from hpdm_core.metrics.protocols import MIN_VIDEOS
 from hpdm_core.metrics.store import Chunk
 from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
 from hpdm_core.runs.evaluate.comparison import Comparison
+from hpdm_core.runs.evaluate.figures import kernel_figure, neighbour_figures, quality_figures
 
 logger = logging.getLogger("hpdm.runs")
 
 # Fig. 8's numbers of fakes.
 COUNTS = (128, 256, 512, 2048, 10_000)
-NUM_SPLITS = 10
 NUM_REASONS = 20
 
 
@@ -27,11 +27,11 @@ class Features:
     """Outputs of the detectors.
 
     Args:
-        reals: of the 'fvd' detector, None if no score needs them.
-        fakes: by metric.
+        reals: by output of the detector; empty if no score needs them.
+        fakes: the same.
     """
 
-    reals: Chunk | None
+    reals: Mapping[str, Chunk]
     fakes: Mapping[str, Chunk]
 
 
@@ -57,18 +57,18 @@ def scores(
     """
     figures, warnings = [], list(comparison.warnings)
     for metric in metrics:
-        fakes = features.fakes[metric.name]
+        found = _figures(metric, features, comparison, seed=seed, force=force)
+        figures += found
         if metric.name == "fvd":
-            assert features.reals is not None
-            figures.append(_frechet(metric, fakes, features.reals, seed=seed, force=force))
-            warnings += _doubts(figures[-1])
-        else:
-            figures.append(_class_score(metric, fakes, comparison))
-    counted = {"fakes": next(iter(features.fakes.values())), "reals": features.reals}
+            warnings += _doubts(found[0])
+    counted = {
+        name: next(iter(chunks.values()), None)
+        for name, chunks in (("fakes", features.fakes), ("reals", features.reals))
+    }
     clip_sets = {"fakes": comparison.fakes, "reals": comparison.reals}
     used = {}
     for name, chunk in counted.items():
-        if chunk is None:
+        if chunk is None or clip_sets[name] is None:
             continue
         used[name] = dict(clip_sets[name].facts) | {
             "count": len(chunk.places),
@@ -82,6 +82,23 @@ def scores(
     # A figure of fewer fakes than requested must not carry the name of the larger number.
     protocol = replace(comparison.protocol, num_fakes=len(counted["fakes"].places))
     return used | {"protocol": protocol.name, "scores": figures, "warnings": warnings}
+
+
+def _figures(
+    metric: Metric, features: Features, comparison: Comparison, *, seed: int, force: bool
+) -> list[dict[str, Any]]:
+    output = metric.detector.output
+    fakes, reals = features.fakes[output], features.reals.get(output)
+    if metric.name == "is":
+        return [_class_score(metric, fakes, comparison)]
+    if metric.name == "quality":
+        return quality_figures(fakes, reals)
+    assert reals is not None
+    if metric.name == "kvd":
+        return [kernel_figure(metric.title, fakes, reals, seed=seed)]
+    if metric.name == "prdc":
+        return neighbour_figures(metric.title, fakes, reals, seed=seed)
+    return [_frechet(metric, fakes, reals, seed=seed, force=force)]
 
 
 def _frechet(

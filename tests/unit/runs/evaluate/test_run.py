@@ -294,7 +294,10 @@ def test_mirrors_are_tried_in_turn(tmp_path, monkeypatch):
         ({"protocol": "fvd10k"}, "unknown protocol"),
         ({"protocol": "fvd512_8f"}, "too few videos for fvd512_8f; got 27.*--num-fakes 27"),
         ({"protocol": "fvd16_level0"}, "needs a model's pyramid"),
-        ({"metrics": ["fid"]}, "unknown metrics; got fid"),
+        (
+            {"metrics": ["fid"]},
+            "unknown metrics; got fid; expected any of fvd, kvd, is, prdc, quality",
+        ),
         ({"metrics": []}, "unknown metrics; got none"),
         ({"detector": "resnet"}, "unknown detector 'resnet'"),
         ({"real": None}, "no real videos to compare with"),
