@@ -226,6 +226,26 @@ def scored(result: dict) -> Shown:
     return Shown(lines=lines)
 
 
+def scores_listed(result: dict) -> Shown:
+    """Return the tables of `hpdm eval-fvd --list`."""
+    detectors = [
+        {
+            "--detector": row["detector"],
+            "for": row["metrics"],
+            "here": "yes" if row["here"] else "no",
+            "file": Path(row["files"][0]).name,
+        }
+        for row in result["detectors"]
+    ]
+    tables = {
+        "Metrics": result["metrics"],
+        "Protocols": result["protocols"],
+        "Detectors": detectors,
+    }
+    folder = Path(result["detectors"][1]["files"][0]).parent
+    return Shown(tables=tables, lines=[("folder", str(folder))])
+
+
 def _score(score: dict) -> str:
     if score["value"] is None:
         return f"{score['name']} undefined for all videos"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.endings import scored
+from hpdm_cli.endings import scored, scores_listed
 from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
 
 NAME = "eval-fvd"
@@ -14,6 +14,7 @@ EXAMPLES = examples(
     "hpdm eval-fvd --checkpoint runs/hpdm_s --protocol fvd10k_16f --metrics fvd,is",
     "hpdm eval-fvd --samples samples/mine --real data/shapes --protocol fvd512_16f "
     "--detector bundled",
+    "hpdm eval-fvd --list",
 )
 
 
@@ -87,6 +88,10 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Also score fewer than 256 videos; the bias is printed.")
     ] = False,
+    listing: Annotated[
+        bool,
+        typer.Option("--list", help="List metrics, protocols and detectors, and what is here."),
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -96,6 +101,12 @@ def command(
     Features are cached: a second protocol takes seconds.
     """
     with session(as_json=json) as current:
+        if listing:
+            from hpdm_core.runs.evaluate.listing import list_scores
+
+            found = list_scores()
+            current.show(found, scores_listed(found))
+            return
         from hpdm_core.runs.evaluate.run import run_eval_fvd
 
         result = run_eval_fvd(

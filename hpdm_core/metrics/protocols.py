@@ -1,10 +1,6 @@
 """Evaluation protocols as names: how many fakes, how many frames, which frames (Sec. 5, appendix).
 
-`fvd10k_16f`           10,000 fakes, the first 16 frames of each (Table 2 and 6)
-`fvd2048_64f`          2,048 fakes, 64 frames (Table 6)
-`fvd10k_16f_stride4`   16 frames, every fourth of 64, of fakes and reals alike (Sec. 5.1's wording)
-`fvd512_level1`        512 fakes of pyramid level 1 at its own resolution (Tables 3 and 4)
-`fvdfull_16f`          all fakes that there are
+`fvd10k_16f` is 10,000 fakes and the first 16 frames of each; `PROTOCOLS` lists the common ones.
 
 Axis legend: `t` frames.
 """
@@ -19,7 +15,17 @@ from hpdm_core.errors import MetricError
 NAME = re.compile(
     r"fvd(?P<fakes>full|\d+k?)_(?:(?P<frames>\d+)f(?:_stride(?P<stride>\d+))?|level(?P<level>\d+))"
 )
-EXAMPLES = "fvd10k_16f, fvd2048_16f, fvd512_16f, fvd2048_64f, fvd10k_16f_stride4, fvd512_level0"
+# Any other numbers are allowed.
+PROTOCOLS = {
+    "fvd10k_16f": "10,000 fakes, the first 16 frames of each (Tables 2 and 6)",
+    "fvd2048_16f": "2,048 fakes, 16 frames (Table 6)",
+    "fvd512_16f": "512 fakes, 16 frames",
+    "fvd2048_64f": "2,048 fakes, 64 frames (Table 6)",
+    "fvd10k_16f_stride4": "every fourth of 64 frames, of fakes and reals (wording of Sec. 5.1)",
+    "fvd512_level0": "512 fakes of level 0 at its own resolution (Tables 3 and 4)",
+    "fvdfull_16f": "all fakes in the folder, 16 frames",
+}
+EXAMPLES = ", ".join(list(PROTOCOLS)[:6])
 # Below this many videos of either set, a Frechet distance is dominated by its bias.
 MIN_VIDEOS = 256
 

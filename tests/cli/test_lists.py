@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hpdm_core.metrics.load import METRICS
+from hpdm_core.metrics.protocols import parse_protocol
 from hpdm_core.pipeline import pretrained
 from hpdm_core.recipe.load import load_recipe, shipped_recipes, shipped_tables
 
@@ -43,6 +45,23 @@ def test_tables_are_listed(hpdm):
     found = _json(hpdm("ablate", "--list", "--json"))["tables"]
     assert [row["table"] for row in found] == [path.stem for path in shipped_tables()]
     assert found[0]["scales"] == ["paper", "tiny", "smoke"]
+
+
+def test_scores_are_listed_with_what_is_here(hpdm, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = _json(hpdm("eval-fvd", "--list", "--json"))
+    assert [row["metric"] for row in found["metrics"]] == list(METRICS)
+    assert all(
+        parse_protocol(row["protocol"]).name == row["protocol"] for row in found["protocols"]
+    )
+    here = {row["detector"]: row["here"] for row in found["detectors"]}
+    assert (here["bundled"], here["i3d"]) == (True, False)
+    file = Path(found["detectors"][1]["files"][0])
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    found = _json(hpdm("eval-fvd", "--list", "--json"))
+    assert found["detectors"][1]["here"]
+    assert max(map(len, hpdm("eval-fvd", "--list").stdout.splitlines())) <= 80
 
 
 def test_checkpoints_are_listed_by_what_finds_them(hpdm, tmp_path):
