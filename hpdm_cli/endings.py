@@ -232,8 +232,7 @@ def scores_listed(result: dict) -> Shown:
         {
             "--detector": row["detector"],
             "for": row["metrics"],
-            "here": "yes" if row["here"] else "no",
-            "file": Path(row["files"][0]).name,
+            "here": "yes" if row["here"] else f"no {Path(row['files'][0]).name}",
         }
         for row in result["detectors"]
     ]

@@ -62,8 +62,8 @@ def command(
         str,
         typer.Option(
             "--detector",
-            metavar="i3d, bundled or FILE",
-            help="Feature extractor; scores of 'bundled' are not FVD and are named differently.",
+            metavar="NAME or FILE",
+            help="i3d, bundled, videomae, vjepa2, or a file of I3D weights; only i3d gives FVD.",
         ),
     ] = "i3d",
     num_fakes: Annotated[

@@ -24,6 +24,7 @@ class Detector:
         sha256: of the weights file; part of every cached figure's key.
         min_frames: fewest frames that it can read.
         max_frames: most frames that it can read, None for any.
+        source: where its weights come from, where several may have its name.
         run: videos (b, t, h, w, 3) uint8 -> (b, d) float32.
     """
 
@@ -33,6 +34,7 @@ class Detector:
     min_frames: int
     run: Callable[[Tensor], Tensor]
     max_frames: int | None = None
+    source: str | None = None
 
     def check_frames(self, frames: int) -> None:
         """Raise MetricError unless clips of `frames` frames can be read."""

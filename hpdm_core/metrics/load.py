@@ -16,6 +16,7 @@ from hpdm_core.metrics import weights
 from hpdm_core.metrics.bundled import MIN_FRAMES, BundledDetector, load_bundled
 from hpdm_core.metrics.c3d import load_c3d_port, load_c3d_torchscript
 from hpdm_core.metrics.detectors import Detector
+from hpdm_core.metrics.hub_detectors import HUB_MODELS, hub_model, load_hub_detector
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.quality_detector import quality_detector
 from hpdm_core.metrics.weights import Fetch, obtain, verify
@@ -29,7 +30,7 @@ OF_FEATURES: dict[MetricName, str] = {
     "kvd": "kernel distance",
     "prdc": "precision, recall, density and coverage",
 }
-DETECTORS = ("i3d", "bundled")  # besides files
+DETECTORS = ("i3d", "bundled", *HUB_MODELS)  # besides files
 # Seconds before a retry of one mirror.
 MIRROR_PAUSE = 0.05
 
@@ -85,10 +86,11 @@ def check_names(metrics: list[str], detector: str) -> None:
             expected=f"any of {', '.join(METRICS)}",
             remedy=did_you_mean(wrong[0], METRICS) if wrong else None,
         )
-    if detector not in DETECTORS and not Path(detector).is_file():
+    known = detector in DETECTORS or hub_model(detector) is not None
+    if not known and not Path(detector).is_file():
         raise MetricError(
             f"unknown detector {detector!r}",
-            expected="i3d, bundled, or a file of I3D weights",
+            expected=f"{', '.join(DETECTORS)}, or a file of I3D weights",
             remedy=did_you_mean(detector, DETECTORS),
         )
 
@@ -100,7 +102,7 @@ def load_metrics(
 
     Args:
         names: of `METRICS`; those of one detector share it.
-        detector: 'i3d', 'bundled', or a file of I3D weights.
+        detector: of `DETECTORS`, or a file of I3D weights.
         folder: where detectors' files are kept.
         device: where they run.
         fetch: downloads a file; None for no network.
@@ -112,9 +114,9 @@ def load_metrics(
     loaded: dict[MetricName, Metric] = {}
     of_features = [name for name in OF_FEATURES if name in names]
     if of_features:
-        extractor = _bundled(bundled) if bundled else _i3d(detector, folder, device, fetch)
+        extractor, label = _extractor(detector, bundled, folder, device, fetch)
         for name in of_features:
-            title = _title(name, is_bundled=bundled is not None)
+            title = _title(name, label)
             loaded[name] = Metric(name=name, title=title, detector=extractor)
     if "is" in names and bundled:
         title = "class score on bundled features"
@@ -127,12 +129,28 @@ def load_metrics(
     return [loaded[name] for name in METRICS if name in loaded]
 
 
-def _title(name: MetricName, *, is_bundled: bool) -> str:
+def _extractor(
+    detector: str,
+    bundled: BundledDetector | None,
+    folder: Path,
+    device: torch.device,
+    fetch: Fetch | None,
+) -> tuple[Detector, str]:
+    """Return the feature extractor and what scores call it."""
+    kind = hub_model(detector)
+    if bundled is not None:
+        return _bundled(bundled), "bundled"
+    if kind is not None:
+        network = load_hub_detector(detector, device=device, offline=fetch is None)
+        return network, kind.label
+    return _i3d(detector, folder, device, fetch), "I3D"
+
+
+def _title(name: MetricName, label: str) -> str:
     """Only I3D features give an FVD and a KVD."""
     published = {"fvd": "FVD", "kvd": "KVD"}
-    if is_bundled:
-        return f"{OF_FEATURES[name]} on bundled features"
-    return published.get(name, f"{OF_FEATURES[name]} on I3D features")
+    title = f"{OF_FEATURES[name]} on {label} features"
+    return published.get(name, title) if label == "I3D" else title
 
 
 def _bundled(network: BundledDetector, *, output: str = "features") -> Detector:

@@ -136,10 +136,14 @@ def obtain(file: WeightFile, folder: Path, *, fetch: Fetch | None = None) -> Pat
             return path
         except (HpdmError, OSError) as error:
             problem = error
-    raise MetricError(f"{path} is needed ({file.about})", got=problem, remedy=_by_hand(file, path))
+    raise MetricError(
+        f"{file.name} is needed\n  ({file.about})",
+        got=f"not in\n  {folder}\n  ({problem})",
+        remedy=_by_hand(file),
+    )
 
 
-def _by_hand(file: WeightFile, path: Path) -> str:
+def _by_hand(file: WeightFile) -> str:
     checks = [
         f"{name} {value}"
         for name, value in (("SHA-256", file.sha256), ("git blob", file.git_blob))
@@ -147,10 +151,10 @@ def _by_hand(file: WeightFile, path: Path) -> str:
     ]
     return "\n  ".join(
         [
-            "download it from one of these addresses",
+            "download it from one of these addresses,",
             *file.urls,
             *file.pages,
-            "and save it under the name above; its checksum:",
+            "save it there under its name, and check it by",
             *(checks or ["none is published"]),
         ]
     )

@@ -61,7 +61,9 @@ def test_scores_are_listed_with_what_is_here(hpdm, tmp_path, monkeypatch):
     file.write_bytes(b"")
     found = _json(hpdm("eval-fvd", "--list", "--json"))
     assert found["detectors"][1]["here"]
-    assert max(map(len, hpdm("eval-fvd", "--list").stdout.splitlines())) <= 80
+    *lines, folder = hpdm("eval-fvd", "--list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert str(file.parent) in folder
 
 
 def test_checkpoints_are_listed_by_what_finds_them(hpdm, tmp_path):

@@ -5,6 +5,8 @@ from typing import Any
 
 from hpdm_core.metrics import weights
 from hpdm_core.metrics.bundled import WEIGHTS
+from hpdm_core.metrics.hub_detectors import CONFIG, HUB_MODELS, cached_folder
+from hpdm_core.metrics.hub_detectors import WEIGHTS as HUB_WEIGHTS
 from hpdm_core.metrics.load import METRICS, cache_folder
 from hpdm_core.metrics.protocols import PROTOCOLS
 
@@ -43,6 +45,12 @@ def list_scores(cache: Path | None = None) -> dict[str, Any]:
             ],
         ),
     ]
+    for name, kind in HUB_MODELS.items():
+        cached = cached_folder(kind)
+        files = (
+            [[cached / name for name in (CONFIG, HUB_WEIGHTS)]] if cached else [[Path(kind.repo)]]
+        )
+        rows.append(_row(name, "fvd, kvd, prdc (own names)", files))
     return {
         "metrics": [{"metric": name, "about": ABOUT_METRICS[name]} for name in METRICS],
         "protocols": [{"protocol": name, "about": about} for name, about in PROTOCOLS.items()],

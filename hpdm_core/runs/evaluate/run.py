@@ -91,7 +91,7 @@ def run_eval_fvd(
         real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
         metrics: any of 'fvd', 'kvd', 'is', 'prdc', 'quality'.
-        detector: 'i3d', 'bundled' or a file of I3D weights.
+        detector: 'i3d', 'bundled', 'videomae', 'vjepa2' or a file of I3D weights.
         num_fakes: overrides the protocol's.
         split: of a prepared data set; None uses 'train'.
         out: folder for the result's JSON file; None uses `evals`.
@@ -288,6 +288,7 @@ def _description(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str,
                 "name": metric.detector.name,
                 "output": metric.detector.output,
                 "sha256": metric.detector.sha256,
+                "source": metric.detector.source,
             }
             for metric in metrics
         ],

@@ -1,6 +1,5 @@
 """Frechet distance: closed forms, invariances, few samples, and every way of summing up."""
 
-
 import numpy as np
 import pytest
 import torch
