@@ -78,6 +78,14 @@ def command(
             "--split", help="Split of the real data set.", show_default="the protocol's: train"
         ),
     ] = None,
+    preparation: Annotated[
+        str,
+        typer.Option(
+            "--preparation",
+            help="How clips are cut from files: hpdm, or stylegan-v (resized by Lanczos before "
+            "the crop; last start stride - 1 later).",
+        ),
+    ] = "hpdm",
     out: Out = None,
     batch: Annotated[
         int | None,
@@ -111,8 +119,8 @@ def command(
 
         result = run_eval_fvd(
             checkpoint=checkpoint, samples=samples, real=real, protocol=protocol,
-            metrics=words(metrics), detector=detector, num_fakes=num_fakes, split=split, out=out,
-            batch=batch, device=device, seed=seed, force=force, dry_run=dry_run,
-            progress=current.progress,
+            metrics=words(metrics), detector=detector, num_fakes=num_fakes, split=split,
+            preparation=preparation, out=out, batch=batch, device=device, seed=seed,
+            force=force, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
         current.show(result, scored(result))

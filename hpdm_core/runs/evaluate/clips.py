@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from hpdm_core.data.dataset import HEADER, VideoDataset, open_dataset
 from hpdm_core.data.entries import read_json_lines
 from hpdm_core.data.folders import VIDEO_SUFFIXES, find_videos
 from hpdm_core.data.pool import usable_cores
-from hpdm_core.data.resample import Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import UnusableVideo, VideoReader, decode_sequential
 from hpdm_core.errors import DataError, MetricError
 from hpdm_core.files import sha256_of
@@ -28,6 +26,7 @@ from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.records import NO_CLASS
+from hpdm_core.runs.evaluate.framing import Preparation, fit_frames, lanczos_frames
 from hpdm_core.seeds import derive_seed
 
 SAMPLES = "samples*.jsonl"
@@ -83,6 +82,9 @@ class ClipFormat:
         size: (h, w) that each frame is cropped and resized to.
         shrink: area mean over this many rows and columns after that (a lower pyramid level).
         start_seed: seed of a random start per video; None starts at the first frame.
+        preparation: 'hpdm', or 'stylegan-v' for that project's reading: the last start is where
+            the clip's last frame is the video's last (stride - 1 later), and frames are resized by
+            Lanczos before they are cropped.
     """
 
     frames: int
@@ -90,11 +92,13 @@ class ClipFormat:
     size: tuple[int, int]
     shrink: tuple[int, int] = (1, 1)
     start_seed: int | None = None
+    preparation: Preparation = "hpdm"
 
     @property
     def span(self) -> int:
-        """Minimum frames of a video; as in other evaluators, frames times stride."""
-        return self.frames * self.stride
+        """Minimum frames of a video: frames times stride, or from first to last frame."""
+        unused = self.stride - 1 if self.preparation == "stylegan-v" else 0
+        return self.frames * self.stride - unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,31 +141,9 @@ def extract_clip(file: VideoFile, spec: ClipFormat) -> np.ndarray | Skipped:
             frames = np.stack(frames)
     except UnusableVideo as problem:
         return Skipped(reason=f"{file.name}: {problem.detail}")
+    if spec.preparation == "stylegan-v" and spec.shrink == (1, 1):
+        return lanczos_frames(frames, spec.size)
     return fit_frames(frames, spec.size, shrink=spec.shrink)
-
-
-def fit_frames(
-    frames: np.ndarray, size: tuple[int, int], *, shrink: tuple[int, int] = (1, 1)
-) -> np.ndarray:
-    """Crop the centre to the aspect ratio of `size`, resize, take area means: as in training.
-
-    Args:
-        frames: (t, h, w, 3) uint8.
-        size: (h, w) before shrinking.
-        shrink: divides it.
-
-    Returns:
-        (t, h, w, 3) uint8, of `size` over `shrink`.
-    """
-    crop = centre_crop(frames.shape[1:3], size)
-    if crop.exact and shrink == (1, 1):
-        (top, left), (rows, columns) = crop.origin, size
-        return np.ascontiguousarray(frames[:, top : top + rows, left : left + columns])
-    final = (size[0] // shrink[0], size[1] // shrink[1])
-    region = Region(clip=size, stride=shrink, offset=(0, 0), size=final)
-    pixels = resampled_patch(frames, np.arange(len(frames)), crop, region)
-    grey = pixels.round().clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(rearrange(grey, "c t h w -> t h w c"))
 
 
 def open_videos(source: Path, *, split: str | None, default_split: str) -> VideoSet:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpdm_core.errors import MetricError
+from hpdm_core.errors import MetricError, did_you_mean
 from hpdm_core.files import json_sha256
 from hpdm_core.metrics.extract import ClipSource
 from hpdm_core.metrics.inception import NUM_SPLITS, too_few_to_split
@@ -25,6 +25,7 @@ from hpdm_core.runs.evaluate.clips import (
     in_random_order,
     open_videos,
 )
+from hpdm_core.runs.evaluate.framing import PREPARATIONS, Preparation
 
 # Real clips start at random frames, the same ones in every comparison.
 REAL_SEED = 0
@@ -83,6 +84,19 @@ def choose_protocol(name: str | None, num_fakes: int | None) -> Protocol:
     return protocol if num_fakes is None else replace(protocol, num_fakes=num_fakes)
 
 
+def choose_preparation(name: str) -> Preparation:
+    """Return the preparation of that name, or raise MetricError."""
+    for known in PREPARATIONS:
+        if name == known:
+            return known
+    raise MetricError(
+        "there is no such --preparation",
+        got=name,
+        expected=" or ".join(PREPARATIONS),
+        remedy=did_you_mean(name, PREPARATIONS),
+    )
+
+
 def plan_comparison(
     protocol: Protocol,
     *,
@@ -94,12 +108,14 @@ def plan_comparison(
     batch: int | None,
     needs_real: bool,
     uses_real: bool,
+    preparation: Preparation = "hpdm",
 ) -> Comparison:
     """Set up the two sets.
 
     Args:
         needs_real: a score compares with real videos.
         uses_real: a score stands beside that of real videos, where there are any.
+        preparation: of clips from files, see `ClipFormat`.
 
     Raises:
         MetricError: they cannot be compared so.
@@ -117,7 +133,8 @@ def plan_comparison(
     if model is not None:
         fakes, spec, warnings = _generated(protocol, model, reals, seed=seed, batch=batch)
     else:
-        fakes, spec, warnings = _from_folder(protocol, samples, seed=seed)
+        fakes, spec, warnings = _from_folder(protocol, samples, seed=seed, preparation=preparation)
+    spec = replace(spec, preparation=preparation)
     wanted = reals is not None and (needs_real or uses_real)
     real_set = _real_set(reals, spec) if wanted else None
     return Comparison(
@@ -129,6 +146,7 @@ def plan_comparison(
             "real_stride": spec.stride,
             "size": [side // s for side, s in zip(spec.size, spec.shrink, strict=True)],
             "level": protocol.level,
+            "preparation": preparation,
         },
         fakes=fakes,
         reals=real_set,
@@ -172,7 +190,7 @@ def _real_set(videos: VideoSet, spec: ClipFormat) -> ClipSet:
 
 
 def _from_folder(
-    protocol: Protocol, folder: Path, *, seed: int
+    protocol: Protocol, folder: Path, *, seed: int, preparation: Preparation
 ) -> tuple[ClipSet, ClipFormat, list[str]]:
     if protocol.level is not None:
         raise MetricError(
@@ -191,7 +209,9 @@ def _from_folder(
         )
     size, is_common = common_size(videos.files)
     warnings = [] if is_common else [f"the fakes differ in size; all clips are {size[0]}x{size[1]}"]
-    spec = ClipFormat(frames=protocol.frames, stride=protocol.stride, size=size)
+    spec = ClipFormat(
+        frames=protocol.frames, stride=protocol.stride, size=size, preparation=preparation
+    )
     files = in_random_order(videos, seed)
     key = {"version": KEY_VERSION, "videos": videos.sha256, "order": seed} | asdict(spec)
     clip_set = ClipSet(

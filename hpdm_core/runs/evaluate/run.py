@@ -34,6 +34,7 @@ from hpdm_core.runs.evaluate.comparison import (
     ClipSet,
     Comparison,
     check_counts,
+    choose_preparation,
     choose_protocol,
     plan_comparison,
 )
@@ -72,6 +73,7 @@ def run_eval_fvd(
     detector: str,
     num_fakes: int | None = None,
     split: str | None = None,
+    preparation: str = "hpdm",
     out: Path | None = None,
     batch: int | None = None,
     device: str = "auto",
@@ -94,6 +96,7 @@ def run_eval_fvd(
         detector: 'i3d', 'bundled', 'videomae', 'vjepa2' or a file of I3D weights.
         num_fakes: overrides the protocol's.
         split: of a prepared data set; None uses 'train'.
+        preparation: of clips from files: 'hpdm', or 'stylegan-v' for that project's way.
         out: folder for the result's JSON file; None uses `evals`.
         batch: clips per pass of a detector, and videos per pass of a model.
         device: 'auto', 'cpu' or 'cuda'.
@@ -120,6 +123,7 @@ def run_eval_fvd(
     comparison = plan_comparison(
         chosen, model=model, samples=samples, real=real, split=split, seed=seed, batch=batch,
         needs_real=bool(set(metrics) & set(OF_FEATURES)), uses_real="quality" in metrics,
+        preparation=choose_preparation(preparation),
     )  # fmt: skip
     if dry_run:
         check_counts(comparison, metrics, force=force)
