@@ -24,7 +24,7 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpdm_core.data.dataset import read_manifest
+from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.data.walk_scenes import WALK_CLASSES
@@ -43,7 +43,9 @@ SIZES = (32, 48, 64, 64, 96)
 LENGTHS = (4, 8, 12, 16, 16, 24)
 # Training and held-out seeds are in disjoint ranges.
 TRAIN_SEEDS, TEST_SEEDS = 1 << 40, 1 << 41
-NUM_SHAPES_TEST = 900
+NUM_SHAPES_TEST = 360
+# The steps of `refine` draw other videos than those of `train`.
+REFINE_STEP = 1 << 24
 # Standard deviations on the scale [-1, 1] that count as strength 1.
 FULL = {"noise": 0.3, "block_noise": 0.3, "seams": 0.3, "colour": 0.5}
 STRENGTH_WEIGHT = 3.0
@@ -74,10 +76,13 @@ class Walks:
     Args:
         folder: a data set of `hpdm prep vizdoom`.
         held_out: the last tenth, or all before it.
+
+    Raises:
+        DataError: there is none.
     """
 
     def __init__(self, folder: Path, *, held_out: bool) -> None:
-        entries = read_manifest(folder / "manifest.jsonl", classes=WALK_CLASSES)
+        entries = open_dataset(folder.parent, folder.name).entries
         parted = len(entries) - len(entries) // 10
         chosen = entries[parted:] if held_out else entries[:parted]
         videos = [np.stack(list(decode_sequential(folder / e.path))) for e in chosen]
@@ -135,6 +140,44 @@ def train(walks: Walks, *, steps: int, batch_size: int, lr: float = 3e-3) -> Bun
     return network.eval()
 
 
+def refine(network: BundledNetwork, walks: Walks, *, num: int, epochs: int = 24) -> None:
+    """Train the last two stages and the head on the classes alone, the first two as they are.
+
+    What the first two stages give is computed once for `num` videos, so that an epoch is cheap.
+    """
+    early, late = (torch.nn.Sequential(*part) for part in (network.stages[:2], network.stages[2:]))
+    kept, labels = [], []
+    start = time.monotonic()
+    with torch.no_grad():
+        for first in range(0, num, 20):
+            drawn = _draw_batch(walks, REFINE_STEP + first // 20, 20)
+            batch = [example for example in drawn if example.named]
+            kept.append(early(torch.stack([example.video for example in batch])).half())
+            labels += [example.label for example in batch]
+            if first % 500 == 0:
+                print(f"refine: video {first} {time.monotonic() - start:.0f} s", flush=True)
+    inputs, targets = torch.cat(kept), torch.tensor(labels)
+    late.train()
+    parameters = [*late.parameters(), *network.head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
+    total = epochs * (len(targets) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=total)
+    for epoch in range(epochs):
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(epoch))
+        right = 0.0
+        for rows in order[: len(order) // 64 * 64].split(64):
+            logits = network.head(late(inputs[rows].float()).mean(dim=(2, 3, 4)))
+            loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            right += float((logits.argmax(dim=1) == targets[rows]).sum())
+        took = time.monotonic() - start
+        print(f"refine: epoch {epoch} right {right / len(order):.3f} {took:.0f} s", flush=True)
+    network.eval()
+
+
 @torch.inference_mode()
 def set_scales(network: BundledNetwork, walks: Walks, *, num: int = 600) -> None:
     """Bring each feature to mean 0 and the deviation of its kind over undamaged videos.
@@ -179,15 +222,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the detector that ships with the package.")
     parser.add_argument("--walks", type=Path, default=Path("data/vizdoom"), metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--refine", type=int, default=5000, help="videos for the last stages")
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
-    if not (arguments.walks / "manifest.jsonl").is_file():
-        parser.error(
-            f"{arguments.walks} is no data set; make it: hpdm prep vizdoom ./data --num 2400"
-        )
     walks = Walks(arguments.walks, held_out=False)
     network = train(walks, steps=arguments.steps, batch_size=arguments.batch_size)
+    refine(network, walks, num=arguments.refine)
     set_scales(network, walks)
     held_out = Walks(arguments.walks, held_out=True)
     about = {
