@@ -114,7 +114,7 @@ def test_what_is_undefined_is_none(score, tmp_path):
 def test_counts_are_refused_in_words_before_anything_is_computed(score, monkeypatch, tmp_path):
     few = write_shapes(tmp_path / "few", 5)
     monkeypatch.setattr("hpdm_core.runs.evaluate.clips.extract_clip", None)
-    message = r"mean over 10 parts of the videos; got 5 videos; expected at least 10"
+    message = r"too few videos: .*mean over 10 parts of them; got 5 videos; expected at least 10"
     with pytest.raises(MetricError, match=message):
         score(metrics=["is"], samples=few)
     with pytest.raises(MetricError, match=message):
