@@ -21,20 +21,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.data.walk_scenes import WALK_CLASSES
-from hpdm_core.files import atomic_path
+from hpdm_core.files import atomic_path, sha256_of
 from hpdm_core.metrics.bundled import (
-    NUM_STATISTICS,
-    STAGE_WIDTHS,
+    FEATURE_WIDTHS,
     STRENGTHS,
     WEIGHTS,
     BundledNetwork,
+    early_pool,
+    statistics,
     to_network_input,
 )
 
@@ -44,8 +45,8 @@ LENGTHS = (4, 8, 12, 16, 16, 24)
 # Training and held-out seeds are in disjoint ranges.
 TRAIN_SEEDS, TEST_SEEDS = 1 << 40, 1 << 41
 NUM_SHAPES_TEST = 360
-# The steps of `refine` draw other videos than those of `train`.
-REFINE_STEP = 1 << 24
+# Other videos than those of `train`.
+KEPT_SEED = TRAIN_SEEDS + (1 << 36)
 # Standard deviations on the scale [-1, 1] that count as strength 1.
 FULL = {"noise": 0.3, "block_noise": 0.3, "seams": 0.3, "colour": 0.5}
 STRENGTH_WEIGHT = 3.0
@@ -129,7 +130,9 @@ def train(walks: Walks, *, steps: int, batch_size: int, lr: float = 3e-3) -> Bun
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     start = time.monotonic()
     for step in range(steps):
-        loss = _loss(network, _draw_batch(walks, step, batch_size))
+        first = TRAIN_SEEDS + step * batch_size
+        batch = [example for i in range(batch_size) for example in _draw(walks, first + i)]
+        loss = _loss(network, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -140,41 +143,75 @@ def train(walks: Walks, *, steps: int, batch_size: int, lr: float = 3e-3) -> Bun
     return network.eval()
 
 
-def refine(network: BundledNetwork, walks: Walks, *, num: int, epochs: int = 24) -> None:
-    """Train the last two stages and the head on the classes alone, the first two as they are.
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What the first three stages give for a set of videos, computed once.
 
-    What the first two stages give is computed once for `num` videos, so that an epoch is cheap.
+    Args:
+        third: (n, c, t, h, w) float16 outputs of the third stage.
+        early: (n, s) of `early_pool`.
+        labels, named, strengths: as in `Example`, (n,), (n,), (n, 7).
     """
-    early, late = (torch.nn.Sequential(*part) for part in (network.stages[:2], network.stages[2:]))
-    kept, labels = [], []
+
+    third: Tensor
+    early: Tensor
+    labels: Tensor
+    named: Tensor
+    strengths: Tensor
+
+
+@torch.no_grad()
+def keep(network: BundledNetwork, walks: Walks, *, num: int) -> Kept:
+    """Draw `num` videos, each as it is and degraded, and run the first three stages on them."""
+    parts = []
     start = time.monotonic()
-    with torch.no_grad():
-        for first in range(0, num, 20):
-            drawn = _draw_batch(walks, REFINE_STEP + first // 20, 20)
-            batch = [example for example in drawn if example.named]
-            kept.append(early(torch.stack([example.video for example in batch])).half())
-            labels += [example.label for example in batch]
-            if first % 500 == 0:
-                print(f"refine: video {first} {time.monotonic() - start:.0f} s", flush=True)
-    inputs, targets = torch.cat(kept), torch.tensor(labels)
-    late.train()
-    parameters = [*late.parameters(), *network.head.parameters()]
+    for first in range(0, num, 10):
+        drawn = [_draw(walks, KEPT_SEED + first + i, pair=True) for i in range(10)]
+        batch = [example for pair in drawn for example in pair]
+        video = torch.stack([example.video for example in batch])
+        one, two, three, _ = network.activations(video)
+        parts.append((
+            three.half(),
+            early_pool(statistics(video), one, two),
+            torch.tensor([example.label for example in batch]),
+            torch.tensor([example.named for example in batch]),
+            torch.stack([example.strengths for example in batch]),
+        ))  # fmt: skip
+        if first % 200 == 0:
+            print(f"kept {first} {time.monotonic() - start:.0f} s", flush=True)
+    third, early, labels, named, strengths = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Kept(third=third, early=early, labels=labels, named=named, strengths=strengths)
+
+
+def fit_late(network: BundledNetwork, kept: Kept, *, epochs: int) -> None:
+    """Train the last stage, the head and the strengths; the other stages stay as they are."""
+    network.stages[3].train()
+    network.strengths.train()
+    parts = (network.stages[3], network.head, network.strengths)
+    parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
-    total = epochs * (len(targets) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=total)
+    num = len(kept.labels)
+    total = epochs * (num // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=total)
+    start = time.monotonic()
     for epoch in range(epochs):
-        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(epoch))
-        right = 0.0
-        for rows in order[: len(order) // 64 * 64].split(64):
-            logits = network.head(late(inputs[rows].float()).mean(dim=(2, 3, 4)))
-            loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
+        order = torch.randperm(num, generator=torch.Generator().manual_seed(epoch))
+        right = error = 0.0
+        for rows in order[: num // 64 * 64].split(64):
+            logits = network.head(network.stages[3](kept.third[rows].float()).mean(dim=(2, 3, 4)))
+            strengths = network.strengths(kept.early[rows])
+            named, labels = kept.named[rows], kept.labels[rows]
+            wrong = F.mse_loss(strengths, kept.strengths[rows])
+            loss = F.cross_entropy(logits[named], labels[named], label_smoothing=0.02)
+            loss = loss + STRENGTH_WEIGHT * wrong
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            right += float((logits.argmax(dim=1) == targets[rows]).sum())
+            right += float((logits.argmax(dim=1) == labels)[named].float().mean()) * 64 / num
+            error += float(wrong.detach()) * 64 / num
         took = time.monotonic() - start
-        print(f"refine: epoch {epoch} right {right / len(order):.3f} {took:.0f} s", flush=True)
+        print(f"epoch {epoch} right {right:.3f} error {error:.4f} {took:.0f} s", flush=True)
     network.eval()
 
 
@@ -189,10 +226,10 @@ def set_scales(network: BundledNetwork, walks: Walks, *, num: int = 600) -> None
     clips += [walks.clip(i * 7 % len(walks.labels), rng) for i in range(num // 2)]
     rows = [network(to_network_input(clip[None])).features for clip, _ in clips]
     features = torch.cat(rows) / network.feature_scale + network.feature_mean
-    sizes = (sum(STAGE_WIDTHS), NUM_STATISTICS, len(STRENGTHS))
-    kinds = ((STAGE_SCALE, 1e-2), (STATISTIC_SCALE, 0.1), (STRENGTH_SCALE, 0.05))
-    scales = [torch.full((size,), scale) for size, (scale, _) in zip(sizes, kinds, strict=True)]
-    floors = [torch.full((size,), floor) for size, (_, floor) in zip(sizes, kinds, strict=True)]
+    kinds = (STAGE_SCALE, STAGE_SCALE, STATISTIC_SCALE, STRENGTH_SCALE)
+    least = (1e-2, 1e-2, 0.1, 0.05)
+    scales = [torch.full((n,), scale) for n, scale in zip(FEATURE_WIDTHS, kinds, strict=True)]
+    floors = [torch.full((n,), floor) for n, floor in zip(FEATURE_WIDTHS, least, strict=True)]
     deviation = torch.maximum(features.std(dim=0), torch.cat(floors))
     network.feature_mean.copy_(features.mean(dim=0))
     network.feature_scale.copy_(torch.cat(scales) / deviation)
@@ -222,38 +259,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the detector that ships with the package.")
     parser.add_argument("--walks", type=Path, default=Path("data/vizdoom"), metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--refine", type=int, default=5000, help="videos for the last stages")
+    parser.add_argument("--start", type=Path, help="first stages of these weights; no --steps")
+    parser.add_argument("--kept", type=int, default=3000, help="videos for the last stage")
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     walks = Walks(arguments.walks, held_out=False)
-    network = train(walks, steps=arguments.steps, batch_size=arguments.batch_size)
-    refine(network, walks, num=arguments.refine)
+    if arguments.start is None:
+        network = train(walks, steps=arguments.steps, batch_size=arguments.batch_size)
+    else:
+        network = BundledNetwork(len(CLASSES)).eval()
+        state = load_file(arguments.start)
+        stages = {key: value for key, value in state.items() if key.startswith("stages.")}
+        network.load_state_dict(stages, strict=False)
+    fit_late(network, keep(network, walks, num=arguments.kept), epochs=arguments.epochs)
     set_scales(network, walks)
     held_out = Walks(arguments.walks, held_out=True)
     about = {
         "classes": json.dumps(CLASSES),
         "accuracy": json.dumps(accuracy(network, held_out, damaged=False)),
         "accuracy_damaged": json.dumps(accuracy(network, held_out, damaged=True)),
-        "steps": str(arguments.steps),
+        "start": "none" if arguments.start is None else sha256_of(arguments.start),
     }
     with atomic_path(arguments.out) as partial:
         save_file(network.state_dict(), partial, metadata=about)
     print(json.dumps(about))
 
 
-def _draw_batch(walks: Walks, step: int, batch_size: int) -> list[Example]:
-    examples = []
-    for i in range(batch_size):
-        seed = TRAIN_SEEDS + step * batch_size + i
-        rng = torch.Generator().manual_seed(seed)
-        if i % 5 < 2:
-            clip = walks.clip(int(torch.randint(len(walks.labels), (), generator=rng)), rng)
-        else:
-            clip = shape_clip(seed, rng)
-        # One in four stays clean, as most videos that are judged will be.
-        examples.append(make_example(*clip, rng, damaged=_uniform(0, 1, rng) < 0.75))
-    return examples
+def _draw(walks: Walks, seed: int, *, pair: bool = False) -> list[Example]:
+    """Return the clip of a seed, degraded or in one of four cases clean, or as a pair of both."""
+    rng = torch.Generator().manual_seed(seed)
+    if seed % 5 < 2:
+        clip, label = walks.clip(int(torch.randint(len(walks.labels), (), generator=rng)), rng)
+    else:
+        clip, label = shape_clip(seed, rng)
+    # Most videos that are judged are clean.
+    ways = (False, True) if pair else (_uniform(0, 1, rng) < 0.75,)
+    return [make_example(clip, label, rng, damaged=damaged) for damaged in ways]
 
 
 def _loss(network: BundledNetwork, batch: list[Example]) -> Tensor:

@@ -25,7 +25,7 @@ from hpdm_core.files import sha256_of
 WEIGHTS = Path(__file__).parents[1] / "assets" / "bundled_detector.safetensors"
 INPUT_SIZE = (16, 64, 64)
 MIN_FRAMES = 4
-STAGE_WIDTHS = (24, 48, 64, 96)
+STAGE_WIDTHS = (24, 48, 96, 128)
 STAGE_STRIDES = ((2, 2, 2), (2, 2, 2), (1, 2, 2), (2, 2, 2))
 # What the second head estimates, each from 0 to about 1.
 STRENGTHS = ("noise", "block_noise", "seams", "blur", "shuffled", "frozen", "colour")
@@ -34,6 +34,8 @@ FLOOR = 0.01
 SCALES = (1, 2, 4)
 GRIDS = (2, 4, 8)
 NUM_STATISTICS = 2 * 5 * len(SCALES) + 2 * len(GRIDS) + 2
+# Of the last two stages, the statistics and the strengths.
+FEATURE_WIDTHS = (STAGE_WIDTHS[2], STAGE_WIDTHS[3], NUM_STATISTICS, len(STRENGTHS))
 
 
 class Outputs(NamedTuple):
@@ -53,9 +55,10 @@ class Outputs(NamedTuple):
 class BundledNetwork(nn.Module):
     """Four strided 3D convolutions, and statistics of the finest detail beside them.
 
-    The features are the mean activation of each stage, statistics of differences between
-    neighbouring pixels and frames (`statistics`), and estimated strengths of degradations. Each is
-    brought to a fixed scale (`feature_mean`, `feature_scale`), which sets how much it counts.
+    The features are the mean activations of the last two stages, statistics of differences between
+    neighbouring pixels and frames (`statistics`), and strengths of degradations, estimated from
+    the statistics and the first two stages. Each feature is brought to a fixed scale
+    (`feature_mean`, `feature_scale`), which sets how much it counts.
 
     Args:
         num_classes: width of the linear head on the last stage.
@@ -77,7 +80,7 @@ class BundledNetwork(nn.Module):
         self.strengths = nn.Sequential(
             nn.BatchNorm1d(width), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, len(STRENGTHS))
         )
-        num_features = sum(STAGE_WIDTHS) + NUM_STATISTICS + len(STRENGTHS)
+        num_features = sum(FEATURE_WIDTHS)
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_scale", torch.ones(num_features))
 
@@ -88,19 +91,30 @@ class BundledNetwork(nn.Module):
             video: (b, 3, 16, 64, 64) float32 in [-1, 1].
         """
         detail = statistics(video)
-        means, early = [], [detail]
-        for index, stage in enumerate(self.stages):
-            video = stage(video)  #                              b c t h w, halved by the stride
-            means.append(reduce(video, "b c t h w -> b c", "mean"))
-            if index < 2:
-                early += [means[-1], video.flatten(2).std(dim=2)]
-        strengths = self.strengths(torch.cat(early, dim=1))
-        features = torch.cat([*means, detail, strengths], dim=1)
+        first, second, third, fourth = self.activations(video)
+        strengths = self.strengths(early_pool(detail, first, second))
+        late = [reduce(part, "b c t h w -> b c", "mean") for part in (third, fourth)]
+        features = torch.cat([*late, detail, strengths], dim=1)
         return Outputs(
             features=(features - self.feature_mean) * self.feature_scale,
-            classes=self.head(means[-1]),
+            classes=self.head(late[1]),
             strengths=strengths,
         )
+
+    def activations(self, video: Tensor) -> list[Tensor]:
+        """Return each stage's output (b, c, t, h, w), halved by its strides."""
+        outputs = []
+        for stage in self.stages:
+            video = stage(video)
+            outputs.append(video)
+        return outputs
+
+
+def early_pool(detail: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return (b, s + 2 c1 + 2 c2): the statistics, and mean and deviation of two stages."""
+    flat = [part.flatten(2) for part in (first, second)]
+    pooled = [pool for part in flat for pool in (part.mean(dim=2), part.std(dim=2))]
+    return torch.cat([detail, *pooled], dim=1)
 
 
 def statistics(video: Tensor) -> Tensor:

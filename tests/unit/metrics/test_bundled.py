@@ -62,7 +62,7 @@ def test_it_survives_damage_that_generated_videos_have():
 def test_features_and_probabilities():
     videos = shapes(3, frames=8, size=32)
     features, probabilities = DETECTOR.features(videos), DETECTOR.probabilities(videos)
-    assert features.shape == (3, 277)
+    assert features.shape == (3, 269)
     assert features.dtype == torch.float32
     assert probabilities.shape == (3, 30)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))

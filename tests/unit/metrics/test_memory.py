@@ -32,7 +32,7 @@ before = peak()
 extract(Clips(), [(detector, store)], count=64, batch=4)
 early = peak()
 extract(Clips(), [(detector, store)], count=2048, batch=4)
-assert store.get(2048).outputs.shape == (2048, 277)
+assert store.get(2048).outputs.shape == (2048, 269)
 print(before, early, peak())
 """
 
