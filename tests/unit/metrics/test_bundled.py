@@ -37,7 +37,7 @@ def test_it_ships_with_what_is_known_of_it():
     assert DETECTOR.classes == (*SHAPE_CLASSES, *WALK_CLASSES)
     assert set(DETECTOR.accuracy) == set(DETECTOR.accuracy_damaged) == {"shapes", "walks"}
     assert min(DETECTOR.accuracy.values()) > 0.99
-    assert min(DETECTOR.accuracy_damaged.values()) > 0.9
+    assert min(DETECTOR.accuracy_damaged.values()) > 0.85
     assert DETECTOR.sha256 == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     assert WEIGHTS.stat().st_size < 4 * 2**20
 
@@ -72,8 +72,8 @@ def test_features_and_probabilities():
 
 def test_the_ladder_rises_and_weak_blocks_and_seams_are_seen():
     """Benchmark `score_ladder.py` at a small size: strengths 0.05, 0.1 and 0.4 (or alike)."""
-    videos = score_ladder.rendered_shapes(72)
-    ratios = score_ladder.ladder(videos[:36], videos[36:], DETECTOR.features, rungs=(1, 2, 4))
+    videos = score_ladder.rendered_shapes(36)
+    ratios = score_ladder.ladder(videos[:18], videos[18:], DETECTOR.features, rungs=(1, 2, 4))
     assert set(ratios) == set(score_ladder.LADDER)
     for kind, values in ratios.items():
         assert all(a < b for a, b in pairwise([1.0, *values])), (kind, values)
@@ -84,13 +84,13 @@ def test_the_ladder_rises_and_weak_blocks_and_seams_are_seen():
 def test_weak_blocks_and_seams_are_seen_in_walks():
     pytest.importorskip("vizdoom")
     options = WalkOptions(frames=16, size=64, seed=50, engine=installed_engine())
-    walks = [options.draw(WALK_CLASSES[i % 12], i // 12).frames for i in range(72)]
+    walks = [options.draw(WALK_CLASSES[i % 12], i // 12).frames for i in range(48)]
     videos = torch.from_numpy(np.stack(walks))
-    labels = torch.arange(72) % 12 + len(SHAPE_CLASSES)
+    labels = torch.arange(48) % 12 + len(SHAPE_CLASSES)
     named = torch.cat([DETECTOR.probabilities(part).argmax(dim=1) for part in videos.split(24)])
     assert float((named == labels).double().mean()) >= 0.95
     kinds = ("block_noise", "block_noise_2", "seams")
-    halves = (videos[:36], videos[36:])
+    halves = (videos[:24], videos[24:])
     ratios = score_ladder.ladder(*halves, DETECTOR.features, kinds=kinds, rungs=(1,))
     assert all(ratio >= 1.3 for (ratio,) in ratios.values()), ratios
 
