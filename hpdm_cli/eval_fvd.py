@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.endings import scored, scores_listed
 from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
+from hpdm_cli.score_endings import scored, scores_listed
 
 NAME = "eval-fvd"
 EXAMPLES = examples(

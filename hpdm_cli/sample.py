@@ -152,44 +152,70 @@ def command(
     ] = None,
     video: Annotated[
         Path | None,
-        typer.Option("--input", metavar="VIDEO", help="Given video, with one of the options below.",
-                     show_default=False),
+        typer.Option(
+            "--input",
+            metavar="VIDEO",
+            help="Given video, with one of the options below.",
+            show_default=False,
+        ),
     ] = None,
     upscale: Annotated[
         bool,
-        typer.Option("--upscale", help="Take --input for the finished lower levels, and generate "
-                     "the finer ones."),
+        typer.Option(
+            "--upscale",
+            help="Take --input for the finished lower levels, and generate the finer ones.",
+        ),
     ] = False,
     strength: Annotated[
         str | None,
-        typer.Option("--strength", metavar="S or S,S,...", help="Edit --input: fraction of each "
-                     "level's schedule that is sampled; 0 keeps the video, 1 ignores it.",
-                     show_default=False),
+        typer.Option(
+            "--strength",
+            metavar="S or S,S,...",
+            help="Edit --input: fraction of each "
+            "level's schedule that is sampled; 0 keeps the video, 1 ignores it.",
+            show_default=False,
+        ),
     ] = None,
     mask: Annotated[
         str | None,
-        typer.Option("--mask", metavar="MASK", help="Inpaint --input: image or video, white where "
-                     "pixels are generated, or a box x,y,w,h.", show_default=False),
+        typer.Option(
+            "--mask",
+            metavar="MASK",
+            help="Inpaint --input: image or video, white where "
+            "pixels are generated, or a box x,y,w,h.",
+            show_default=False,
+        ),
     ] = None,
     repeats: Annotated[
         int,
-        typer.Option("--repeats", help="With --mask: how often each step is made, with noise in "
-                     "between (RePaint)."),
+        typer.Option(
+            "--repeats",
+            help="With --mask: how often each step is made, with noise in between (RePaint).",
+        ),
     ] = 1,
     first_frames: Annotated[
         int | None,
-        typer.Option("--first-frames", help="Keep this many frames of --input, and generate what "
-                     "follows.", show_default=False),
+        typer.Option(
+            "--first-frames",
+            help="Keep this many frames of --input, and generate what follows.",
+            show_default=False,
+        ),
     ] = None,
     extend: Annotated[
         int | None,
-        typer.Option("--extend", help="Continue --input by this many frames, also beyond the "
-                     "model's length.", show_default=False),
+        typer.Option(
+            "--extend",
+            help="Continue --input by this many frames, also beyond the model's length.",
+            show_default=False,
+        ),
     ] = None,
     context_noise: Annotated[
         float | None,
-        typer.Option("--context-noise", help="With --input: noise level at which finer levels see "
-                     "finished ones.", show_default="the recipe's"),
+        typer.Option(
+            "--context-noise",
+            help="With --input: noise level at which finer levels see finished ones.",
+            show_default="the recipe's",
+        ),
     ] = None,
     out: Out = None,
     formats: Annotated[

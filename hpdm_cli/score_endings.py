@@ -1,0 +1,49 @@
+"""The lines that `hpdm eval-fvd` ends with."""
+
+from pathlib import Path
+
+from hpdm_cli.tables import Shown
+from hpdm_cli.units import duration
+
+
+def scored(result: dict) -> Shown:
+    """Return the ending of `hpdm eval-fvd`, also of its dry run."""
+    lines = [("score", _score(score)) for score in result.get("scores", [])]
+    sets = [f"{result[k].get('count', '')} {k}".strip() for k in ("fakes", "reals") if result[k]]
+    lines.append(("sets", f"{', '.join(sets)}; protocol {result['protocol']}"))
+    lines += [("warning", warning) for warning in result["warnings"]]
+    if "detectors_to_fetch" in result:
+        lines.append(("fetch", result["detectors_to_fetch"]))
+    lines += [("to do", f"{result[f'{k}_to_do']} {k}") for k in ("fakes", "reals")
+              if f"{k}_to_do" in result]  # fmt: skip
+    if "file" in result:
+        lines += [("in", result["file"]), ("figures", duration(result["seconds"]))]
+    return Shown(lines=lines)
+
+
+def scores_listed(result: dict) -> Shown:
+    """Return the tables of `hpdm eval-fvd --list`."""
+    detectors = [
+        {
+            "--detector": row["detector"],
+            "for": row["metrics"],
+            "here": "yes" if row["here"] else f"no {Path(row['files'][0]).name}",
+        }
+        for row in result["detectors"]
+    ]
+    tables = {
+        "Metrics": result["metrics"],
+        "Protocols": result["protocols"],
+        "Detectors": detectors,
+    }
+    folder = Path(result["detectors"][1]["files"][0]).parent
+    return Shown(tables=tables, lines=[("folder", str(folder))])
+
+
+def _score(score: dict) -> str:
+    if score["value"] is None:
+        return f"{score['name']} undefined for all videos"
+    spread = "" if score["std"] is None else f" ± {score['std']:.2g}"
+    real = score.get("real_value")
+    beside = "" if real is None else f" (real videos {real:.4g})"
+    return f"{score['name']} {score['value']:.4g}{spread}{beside}"
