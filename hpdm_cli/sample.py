@@ -217,6 +217,11 @@ def command(
             show_default="the recipe's",
         ),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="T,H,W", help="Frames, height and width of a canvas larger "
+                     "than the model's videos.", show_default="the model's"),
+    ] = None,
     out: Out = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Any of mp4, gif, webp, png.")
@@ -297,6 +302,7 @@ def command(
             prompts=tuple(prompts or ()), prompt_file=prompt_file, text_encoder=text_encoder,
             seed=seed, overlap=overlap, preset=preset, steps=solver_steps, guidance=guidance,
             compare_overlaps=tuple(words(compare_overlaps)), given=given, out=out,
+            size=whole_numbers(size, option="--size"),
             formats=tuple(words(formats)), save_levels=save_levels, cache=cache,
             cache_gb=cache_gb, batch=batch, tile_batch=tile_batch, shard=shard, device=device,
             dry_run=dry_run,

@@ -28,11 +28,14 @@ class Pyramid:
             level is a whole multiple of the same axis one level down.
         temporal_downsampling: a coarser level has every k-th frame ('stride') or the mean of k
             frames ('average').
+        canvas: (t, h, w) of a video larger than the finest level, which windows of it cover
+            (`on_canvas`); `levels` stay what a window and all that is nested in it are seen as.
     """
 
     patch: Size3
     levels: tuple[Size3, ...]
     temporal_downsampling: TemporalDownsampling = "stride"
+    canvas: Size3 | None = None
 
     def __post_init__(self) -> None:
         for problem in pyramid_problems(self.patch, self.levels):
@@ -49,8 +52,14 @@ class Pyramid:
 
     @property
     def sizes(self) -> tuple[Size3, ...]:
-        """(t, h, w) of each level of the video that is generated."""
-        return self.levels
+        """(t, h, w) of each level of the video that is generated: of the canvas, if any."""
+        if self.canvas is None:
+            return self.levels
+        strides = (self.stride(level) for level in range(self.num_levels))
+        return tuple(
+            tuple(side // step for side, step in zip(self.canvas, stride, strict=True))
+            for stride in strides
+        )
 
     def scale(self, level: int) -> tuple[float, float, float]:
         """Return s_l per axis: the fraction of the full video that a patch of `level` covers."""
@@ -77,6 +86,11 @@ class Pyramid:
     def stride(self, level: int) -> Size3:
         """Return how many finest-level pixels one pixel of `level` spans, per axis."""
         return tuple(r // c for r, c in zip(self.resolution, self.levels[level], strict=True))
+
+
+def window_step(patch: int) -> int:
+    """Return the stride of overlapping tiles along an axis: half a patch, a whole one if odd."""
+    return patch // 2 if patch % 2 == 0 else patch
 
 
 def pyramid_problems(patch: Size3, levels: tuple[Size3, ...]) -> list[str]:

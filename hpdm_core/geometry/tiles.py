@@ -1,7 +1,8 @@
 """Tiles that cover a level at inference, their averaging, and their ancestors (Sec. 4.4).
 
 Offsets are whole pixels of a level's own grid. With overlap along an axis the stride is half a
-patch, so that a level of R pixels takes 2 R / r - 1 tiles of r; without, R / r.
+patch, so that a level of R pixels takes 2 R / r - 1 tiles of r; without, R / r. On a canvas, a
+patch of level 0 is a window, and boxes of what is nested in it are relative to it.
 
 Axis legend: `n` tiles; the last axis is (t, h, w).
 """
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpdm_core.errors import RecipeError
-from hpdm_core.geometry.pyramid import AXES, Pyramid
+from hpdm_core.geometry.pyramid import AXES, Pyramid, window_step
 
 
 def parse_overlap(text: str) -> str:
@@ -44,8 +45,10 @@ def tile_offsets(pyramid: Pyramid, level: int, overlap: str) -> Tensor:
         overlap: axes with 50% overlap, as `parse_overlap` returns them.
     """
     starts = []
-    for axis, patch, size in zip(AXES, pyramid.patch, pyramid.levels[level], strict=True):
-        stride = patch // 2 if axis in overlap and size > patch else patch
+    for axis, patch, size in zip(AXES, pyramid.patch, pyramid.sizes[level], strict=True):
+        # Windows of a canvas always overlap, as does what whole patches would not cover.
+        overlaps = axis in overlap or level == 0 or size % patch > 0
+        stride = window_step(patch) if overlaps and size > patch else patch
         starts.append(range(0, size - patch + 1, stride))
     return torch.tensor(list(product(*starts)), dtype=torch.int64)
 
@@ -62,7 +65,7 @@ def tile_borders(
     """
     starts = tile_offsets(pyramid, level, overlap)
     borders = []
-    for axis, (patch, size) in enumerate(zip(pyramid.patch, pyramid.levels[level], strict=True)):
+    for axis, (patch, size) in enumerate(zip(pyramid.patch, pyramid.sizes[level], strict=True)):
         edges = torch.cat([starts[:, axis], starts[:, axis] + patch]).unique().tolist()
         borders.append(tuple(p for p in edges if 0 < p < size))
     return tuple(borders)
@@ -83,8 +86,8 @@ def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
     parents = torch.empty_like(offsets)
     for axis in range(3):
         patch = pyramid.patch[axis]
-        size, growth = pyramid.levels[level - 1][axis], pyramid.growth(level)[axis]
-        stride = patch // 2 if size > patch else patch
+        size, growth = pyramid.sizes[level - 1][axis], pyramid.growth(level)[axis]
+        stride = window_step(patch) if size > patch else patch
         grid = torch.arange(0, size - patch + 1, stride)
         start = offsets[:, axis, None]
         # In units of the finer level's pixels, where everything is an integer.
@@ -97,7 +100,7 @@ def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
 
 def tile_counts(pyramid: Pyramid, level: int, overlap: str) -> Tensor:
     """Return how many tiles cover each pixel of a level, (t, h, w) float32, at least 1."""
-    counts = torch.zeros(pyramid.levels[level])
+    counts = torch.zeros(pyramid.sizes[level])
     for offset in tile_offsets(pyramid, level, overlap).tolist():
         counts[tile_slices(pyramid, offset)] += 1
     return counts
@@ -117,10 +120,13 @@ class Ancestry:
             level l, their distinct ancestors below.
         parents: per level k <= l the (n_k,) index of each patch's parent among those of k - 1;
             zeros on level 0.
+        windows: per level k <= l the (n_k, 3) offset on level 0 of the window that each patch
+            belongs to; zeros unless on a canvas.
     """
 
     offsets: tuple[Tensor, ...]
     parents: tuple[Tensor, ...]
+    windows: tuple[Tensor, ...]
 
     @property
     def level(self) -> int:
@@ -138,4 +144,7 @@ def make_ancestry(pyramid: Pyramid, level: int, overlap: str) -> Ancestry:
         offsets.insert(0, above)
         parents.insert(0, places)
     parents.insert(0, torch.zeros(len(offsets[0]), dtype=torch.int64))
-    return Ancestry(offsets=tuple(offsets), parents=tuple(parents))
+    windows = [offsets[0]]
+    for places in parents[1:]:
+        windows.append(windows[-1][places])
+    return Ancestry(offsets=tuple(offsets), parents=tuple(parents), windows=tuple(windows))

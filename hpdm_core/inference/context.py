@@ -198,7 +198,10 @@ class ContextSource:
 
     def _boxes(self, level: int, items: Tensor) -> Box:
         _, patch = self._split(level, items)
-        offsets = self.ancestry.offsets[level][patch]
+        levels = zip(self.pyramid.levels[0], self.pyramid.levels[level], strict=True)
+        growth = torch.tensor([fine // coarse for coarse, fine in levels])
+        # In the frame of reference of the window, which is what the network was trained on.
+        offsets = self.ancestry.offsets[level][patch] - growth * self.ancestry.windows[level][patch]
         return level_box(self.pyramid, level, offsets.to(self.videos[0].device))
 
     def _latents(self, level: int, items: Tensor) -> Tensor | None:

@@ -16,7 +16,8 @@ from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.guidance import Guidance, guided
 from hpdm_core.diffusion.samplers import Denoise, Solver, draw_like
 from hpdm_core.errors import HpdmError
-from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.canvas import on_canvas
+from hpdm_core.geometry.pyramid import Pyramid, Size3
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.given import Given
 from hpdm_core.inference.shard import TileShard
@@ -42,6 +43,7 @@ class SamplingSettings:
         clip_denoised: clip each estimate of the video to [-1, 1].
         context_sigma: noise level of finished levels when used as context.
         self_conditioning: whether latents start from those of the previous step.
+        size: (t, h, w) of a canvas larger than the finest level; None: of that.
     """
 
     solvers: tuple[Solver, ...]
@@ -50,6 +52,7 @@ class SamplingSettings:
     clip_denoised: bool
     context_sigma: float
     self_conditioning: bool
+    size: Size3 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,7 @@ def generate(
     Raises:
         HpdmError: a level is not finite, or far out of range.
     """
+    pyramid = on_canvas(pyramid, settings.size)
     finished: list[Tensor] = []
     lower: list[Tensor] = []
     for level in range(len(settings.solvers)):

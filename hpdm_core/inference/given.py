@@ -8,7 +8,7 @@ et al. 2021 and Lugmayr et al. 2022, with one noise for all steps).
 Axis legend: `b` samples, `c` channels, `t h w` video; `k i j` pixels that one of a level covers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,9 +93,9 @@ def continue_video(
     pyramid: Pyramid,
     continuation: Continuation,
     *,
-    seeds: tuple[int, ...],
+    seeds: Sequence[int],
 ) -> Tensor:
-    """Continue a video in windows of the pyramid's length, each holding the last frames so far.
+    """Continue a video in windows, each holding the last frames so far.
 
     Args:
         draw: `generate` with all arguments but `seeds` and `given`.
@@ -107,7 +107,7 @@ def continue_video(
         (b, c, t, h, w), of which the first frames are the known ones.
     """
     known, frames = continuation.known, continuation.frames
-    length = pyramid.resolution[0]
+    length = pyramid.sizes[-1][0]
     video = known.expand(len(seeds), *known.shape[1:])
     window = 0
     while video.shape[2] < frames:
@@ -115,7 +115,7 @@ def continue_video(
         start = video[:, :, -held:]
         # What follows is generated; the values there only fill the shape.
         rest = start[:, :, -1:].expand(-1, -1, length - held, -1, -1)
-        generated = torch.zeros(1, 1, *pyramid.resolution, dtype=torch.bool)
+        generated = torch.zeros(1, 1, *pyramid.sizes[-1], dtype=torch.bool)
         generated[:, :, held:] = True
         given = Given(
             videos=lower_levels(pyramid, torch.cat([start, rest], 2), pyramid.num_levels - 1),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hpdm_core.device import available_memory
+from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.given import Continuation, Given
 from hpdm_core.pipeline.editing import calls_of
@@ -37,7 +38,7 @@ def sample_batches(
     """Generate the videos of one level; see `Pipeline.sample`."""
     sizes = pipe.batch_sizes(settings, len(seeds), resources)
     settings = replace(settings, solvers=settings.solvers[: level + 1])
-    calls = calls_of(settings, given, pipe.pyramid.resolution[0])
+    calls = calls_of(settings, given, on_canvas(pipe.pyramid, settings.size).sizes[-1][0])
     starts = range(0, len(seeds), sizes.videos)
     chunks = [slice(start, start + sizes.videos) for start in starts]
     progress.start("generating videos", len(chunks) * calls)

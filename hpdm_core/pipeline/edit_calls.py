@@ -28,6 +28,7 @@ def upscale(
     steps: Sequence[int] | None = None,
     guidance: float | None = None,
     text_encoder: str | None = None,
+    size: Sequence[int] | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> Videos:
@@ -46,8 +47,8 @@ def upscale(
     given = Edit(source=as_source(video), upscale=True, level=level, context_noise=context_noise)
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
-        guidance=guidance, text_encoder=text_encoder, resources=resources, progress=progress,
-        given=given,
+        guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
+        progress=progress, given=given,
     )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def edit(
     steps: Sequence[int] | None = None,
     guidance: float | None = None,
     text_encoder: str | None = None,
+    size: Sequence[int] | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> Videos:
@@ -85,8 +87,8 @@ def edit(
     )
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
-        guidance=guidance, text_encoder=text_encoder, resources=resources, progress=progress,
-        given=given,
+        guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
+        progress=progress, given=given,
     )  # fmt: skip
 
 
@@ -104,6 +106,7 @@ def inpaint(
     steps: Sequence[int] | None = None,
     guidance: float | None = None,
     text_encoder: str | None = None,
+    size: Sequence[int] | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> Videos:
@@ -123,8 +126,8 @@ def inpaint(
     given = Edit(source=(source := as_source(video)), mask=read_mask(mask, source), repeats=repeats)
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
-        guidance=guidance, text_encoder=text_encoder, resources=resources, progress=progress,
-        given=given,
+        guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
+        progress=progress, given=given,
     )  # fmt: skip
 
 
@@ -142,6 +145,7 @@ def extend(
     steps: Sequence[int] | None = None,
     guidance: float | None = None,
     text_encoder: str | None = None,
+    size: Sequence[int] | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> Videos:
@@ -160,6 +164,6 @@ def extend(
     given = Edit(source=as_source(video), continues=True, first_frames=first_frames, extend=frames)
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
-        guidance=guidance, text_encoder=text_encoder, resources=resources, progress=progress,
-        given=given,
+        guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
+        progress=progress, given=given,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hpdm_core import __version__
 from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.device import resolve_device, set_precision
+from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
 from hpdm_core.inference.given import Continuation, Given, continue_video
@@ -107,8 +108,8 @@ class Pipeline:
     @property
     def pyramid(self) -> Pyramid:
         """The levels that are generated."""
-        pyramid = self.recipe.pyramid.build()
-        return replace(pyramid, levels=pyramid.levels[: self.num_levels])
+        whole = self.recipe.pyramid.build()
+        return replace(whole, levels=whole.levels[: self.num_levels])
 
     @property
     def settings(self) -> SamplingSettings:
@@ -145,6 +146,7 @@ class Pipeline:
         text_encoder: str | None = None,
         resources: Resources | None = None,
         progress: Progress | None = None,
+        size: Sequence[int] | None = None,
         given: Edit | None = None,
     ) -> Videos:
         """Generate videos. A video depends only on its seed, class or prompt, and the settings.
@@ -161,6 +163,7 @@ class Pipeline:
             text_encoder: for prompts; None uses that of the training data.
             resources: how memory is used; None: chosen from free memory.
             progress: progress bar; None shows a tqdm bar.
+            size: frames, height, width of a canvas larger than the model's videos.
             given: what is done with a given video; see `upscale`, `edit`, `inpaint`, `extend`.
 
         Raises:
@@ -180,11 +183,14 @@ class Pipeline:
             steps=steps,
             guidance=guidance,
             text=self.recipe.model.conditioning == "text",
+            pyramid=self.pyramid,
+            size=size,
         )
         taken = None
         if given is not None:
-            settings = given.settings(settings, self.pyramid)
-            taken = given.given(self.pyramid, fps=self.recipe.sampling.fps)
+            pyramid = on_canvas(self.pyramid, settings.size)
+            settings = given.settings(settings, pyramid)
+            taken = given.given(pyramid, fps=self.recipe.sampling.fps)
         videos = self.sample(
             [request.seed for request in requests],
             self.conditions(requests, text_encoder=text_encoder).of(requests),
@@ -266,11 +272,10 @@ class Pipeline:
             shard=resources.shard,
             advance=advance,
         )
-        denoiser = build_denoiser(self.recipe, self.network)
-        condition = condition.to(self.device)
+        denoiser, condition = build_denoiser(self.recipe, self.network), condition.to(self.device)
         draw = partial(generate, denoiser, pyramid, settings, condition=condition, work=work)
         if isinstance(given, Continuation):
-            return (continue_video(draw, pyramid, given, seeds=tuple(seeds)),)
+            return (continue_video(draw, on_canvas(pyramid, settings.size), given, seeds=seeds),)
         return draw(seeds=tuple(seeds), given=given)
 
     def batch_sizes(
@@ -300,10 +305,10 @@ class Pipeline:
     def save_pretrained(
         self, folder: str | Path, *, scores: Mapping[str, Score] | None = None
     ) -> Path:
-        """Write weights (safetensors), recipe and model card; `from_pretrained` reads the folder.
+        """Write weights (safetensors), recipe and model card, as `from_pretrained` reads them.
 
         Args:
-            folder: created if absent; existing files are replaced.
+            folder: created if absent.
             scores: figures for the model card by name, such as {'FVD, 2,048 videos': 143.2}.
 
         Raises:

@@ -9,6 +9,8 @@ import torch
 from hpdm_core.build import blocks_per_level, build_network, build_sampling, tile_bytes
 from hpdm_core.errors import HpdmError, RecipeError
 from hpdm_core.files import gigabytes
+from hpdm_core.geometry.canvas import on_canvas
+from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry, parse_overlap
 from hpdm_core.inference.generate import (
     TOKENS_PER_CALL,
@@ -32,6 +34,7 @@ class BatchSizes:
     Args:
         videos: videos at a time.
         tiles: tiles in one pass of the network, over all these videos.
+        video_bytes: size of these videos while their last level is solved.
         cache_bytes: size of the activation cache for the largest level of these videos.
         latents_bytes: of the latents of all tiles, kept from step to step, on the device.
         host_latents_bytes: the same in main memory, where half of the device's does not hold them.
@@ -39,6 +42,7 @@ class BatchSizes:
 
     videos: int
     tiles: int
+    video_bytes: int
     cache_bytes: int
     latents_bytes: int = 0
     host_latents_bytes: int = 0
@@ -51,6 +55,8 @@ def with_options(
     steps: Sequence[int] | None,
     guidance: float | None,
     text: bool,
+    pyramid: Pyramid,
+    size: Sequence[int] | None,
 ) -> SamplingSettings:
     """Apply a caller's options to a recipe's settings.
 
@@ -59,6 +65,8 @@ def with_options(
         steps: solver steps of each level, coarsest first.
         guidance: classifier-free guidance scale; 1 disables it.
         text: whether the model is conditioned on text: then nothing is stochastic (appendix A).
+        pyramid: the levels.
+        size: frames, height, width of a canvas larger than the finest level.
 
     Raises:
         HpdmError: an option is out of range.
@@ -78,6 +86,9 @@ def with_options(
         raise HpdmError(
             "guidance is out of range", got=guidance, expected=f"from 0 to {MOST_GUIDANCE:g}"
         )
+    if size is not None and len(size) != 3:
+        raise HpdmError("size is frames, height, width", got=f"{len(size)} numbers", expected="3")
+    canvas = on_canvas(pyramid, None if size is None else tuple(size)).canvas
     solvers = settings.solvers
     if steps is not None:
         solvers = tuple(replace(s, steps=count) for s, count in zip(solvers, steps, strict=True))
@@ -89,6 +100,7 @@ def with_options(
         solvers=solvers,
         overlap=settings.overlap if overlap is None else parse_overlap(overlap),
         guidance=replace(settings.guidance, scale=scale),
+        size=canvas,
     )
 
 
@@ -99,7 +111,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
     ancestors in each evaluation; `block_passes_cached` is the tiles alone, and
     `block_passes_context` the ancestors, once.
     """
-    pyramid, blocks = recipe.pyramid.build(), blocks_per_level(recipe)
+    pyramid, blocks = on_canvas(recipe.pyramid.build(), settings.size), blocks_per_level(recipe)
     rows = []
     for level in range(pyramid.num_levels):
         ancestry = make_ancestry(pyramid, level, settings.overlap)
@@ -109,7 +121,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
         once = sum(len(ancestry.offsets[k]) * blocks[k] for k in range(level))
         rows.append(
             {
-                "resolution": list(pyramid.levels[level]),
+                "resolution": list(pyramid.sizes[level]),
                 "tiles": tiles,
                 "solver": settings.solvers[level].name,
                 "steps": settings.solvers[level].steps,
@@ -152,7 +164,7 @@ def choose_batch_sizes(
     latents = max(row["latents_bytes"] for row in rows)
     kept = max(row["cache_bytes"] for row in rows) if cached else 0
     if videos is None:
-        each = kept + latents + _video_bytes(recipe)
+        each = kept + latents + _video_bytes(rows)
         videos = max(1, min(count, MOST_VIDEOS, room // each))
     if tiles is None:
         enough = TOKENS_PER_CALL[device_type] // _tokens(recipe)
@@ -162,6 +174,7 @@ def choose_batch_sizes(
         videos=videos,
         tiles=tiles,
         cache_bytes=videos * kept,
+        video_bytes=videos * _video_bytes(rows),
         latents_bytes=0 if on_host else videos * latents,
         host_latents_bytes=videos * latents if on_host else 0,
     )
@@ -229,7 +242,7 @@ def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
         "weights": parameters * FLOAT_BYTES,
         "cache": sizes.cache_bytes,
         "latents": sizes.latents_bytes,
-        "videos": sizes.videos * _video_bytes(recipe),
+        "videos": sizes.video_bytes,
         "tiles": sizes.tiles * tile_bytes(recipe),
     }
     host = {"latents_on_host": sizes.host_latents_bytes}
@@ -247,9 +260,9 @@ def memory_verdict(recipe: Recipe, sizes: BatchSizes, *, free: int | None) -> st
     return f"does not fit: {gigabytes(needed)} of {gigabytes(free)} free; {remedy}"
 
 
-def _video_bytes(recipe: Recipe) -> int:
+def _video_bytes(rows: list[dict]) -> int:
     """Return the bytes of a video while its last level is solved: float64 state, sums, results."""
-    return 8 * FLOAT_BYTES * 3 * math.prod(recipe.pyramid.levels[-1])
+    return 8 * FLOAT_BYTES * 3 * math.prod(rows[-1]["resolution"])
 
 
 def _tokens(recipe: Recipe) -> int:

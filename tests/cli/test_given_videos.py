@@ -87,3 +87,18 @@ def test_wrong_input_leaves_nothing(hpdm, make_weights, clip, tmp_path, args, me
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_canvas(hpdm, make_weights):  # noqa: F811
+    command = ["sample", "--checkpoint", str(make_weights()), "--num", "1", "--out", "out",
+               "--device", "cpu", "--json", "--size"]  # fmt: skip
+    plan = json.loads(hpdm(*command, "4,16,32", "--dry-run").stdout)
+    assert [level["tiles"] for level in plan["levels"]] == [3, 2 * 3 * 7]
+    assert plan["levels"][-1]["resolution"] == [4, 16, 32]
+    done = json.loads(hpdm(*command, "4,16,32").stdout)
+    assert done["settings"]["resolution"] == [4, 16, 32]
+    made = next(Path("out").glob("*.mp4"))
+    assert np.stack(list(decode_sequential(made))).shape == (4, 16, 32, 3)
+    refused = hpdm(*command, "4,16,30")
+    assert refused.returncode == 2
+    assert "the nearest that does is 4,16,32" in refused.stderr

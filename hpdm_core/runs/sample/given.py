@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpdm_core.errors import HpdmError
+from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.geometry.pyramid import Size3
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.given import Continuation, Given, num_windows
@@ -99,13 +100,13 @@ def take_given(
     edit = options.edit()
     if edit is None:
         return None
-    pyramid = recipe.pyramid.build()
+    pyramid = on_canvas(recipe.pyramid.build(), settings.size)
     settings = edit.settings(settings, pyramid)
     given = edit.given(pyramid, fps=recipe.sampling.fps)
     windows, size = 1, edit.result_size(pyramid, given)
     if isinstance(given, Continuation):
         have = given.known.shape[2]
-        windows = num_windows(pyramid.resolution[0], have=have, frames=given.frames)
+        windows = num_windows(pyramid.sizes[-1][0], have=have, frames=given.frames)
     return TakenVideo(
         given=given, settings=settings, facts=edit.facts(), size=size, windows=windows
     )

@@ -36,6 +36,7 @@ class SampleOptions:
         steps: solver steps of each level, coarsest first.
         guidance: classifier-free guidance scale, 1 disables it.
         compare_overlaps: overlaps to compare side by side, at the same seeds.
+        size: frames, height, width of a canvas larger than the model's videos.
         given: a given video and what is done with it.
         out: folder to write to; None uses one below samples/.
         formats: any of 'mp4', 'gif', 'webp', 'png'.
@@ -65,6 +66,7 @@ class SampleOptions:
     steps: tuple[int, ...] | None = None
     guidance: float | None = None
     compare_overlaps: tuple[str, ...] = ()
+    size: tuple[int, ...] | None = None
     given: GivenOptions = field(default_factory=GivenOptions)
     out: Path | None = None
     formats: tuple[str, ...] = ("mp4",)

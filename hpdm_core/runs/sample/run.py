@@ -71,6 +71,8 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             steps=options.steps,
             guidance=options.guidance,
             text=recipe.model.conditioning == "text",
+            pyramid=recipe.pyramid.build(),
+            size=options.size,
         )
         taken = take_given(options.given, recipe, settings)
         settings = settings if taken is None else taken.settings
@@ -177,7 +179,7 @@ class SampleJob:
             "sha256": self.pipeline.sha256,
             "step": self.pipeline.step,
             "recipe": self.pipeline.recipe.name,
-            "resolution": list(self.pipeline.pyramid.sizes[-1]),
+            "resolution": list(self.settings.size or self.pipeline.pyramid.resolution),
             "compare_overlaps": [overlap or "none" for overlap in self.compare],
             "save_levels": self.options.save_levels,
             **asdict(self.settings),

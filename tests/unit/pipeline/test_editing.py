@@ -13,6 +13,7 @@ from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.patches import extract_patches
 from hpdm_core.pipeline.editing import Edit
 from hpdm_core.pipeline.inputs import Source, as_source, read_mask
+from hpdm_core.pipeline.plan import memory_estimate
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.progress import NoProgress
 
@@ -218,3 +219,26 @@ def test_ways_exclude_each_other(video):
         Edit(source=as_source(video))
     with pytest.raises(HpdmError, match="--repeats belongs to --mask"):
         Edit(source=as_source(video), strength=(0.5,), repeats=2)
+
+
+def test_a_given_video_on_a_canvas(pipe):
+    wide = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), dtype=np.uint8)
+    asked = {"size": (4, 16, 24), **ASKED}
+    made = pipe.inpaint(wide, (8, 0, 8, 16), **asked).frames[0]
+    assert np.array_equal(made[:, :, 16:], wide[:, :, 16:])
+    assert pipe.upscale(wide[:2, :8, :12], **asked).frames.shape == (1, 4, 16, 24, 3)
+    assert pipe.extend(wide, frames=2, **asked).frames.shape == (1, 6, 16, 24, 3)
+    assert np.array_equal(pipe(size=(4, 16, 16), **ASKED).frames, pipe(**ASKED).frames)
+    with pytest.raises(HpdmError, match="size is frames, height, width; got 2 numbers"):
+        pipe(size=(4, 16), **ASKED)
+
+
+def test_beyond_the_video_a_canvas_needs_no_more_memory(pipe):
+    parts = []
+    for side in (16, 32, 64):
+        settings = replace(pipe.settings, size=None if side == 16 else (4, side, side))
+        sizes = pipe.batch_sizes(settings, 1, Resources(cache="off", tile_batch=4, free=1 << 33))
+        parts.append(memory_estimate(pipe.recipe, sizes))
+    assert parts[2]["videos"] == 4 * parts[1]["videos"] == 16 * parts[0]["videos"]
+    rest = [{k: v for k, v in p.items() if k not in ("videos", "total")} for p in parts]
+    assert rest[0] == rest[1] == rest[2]
