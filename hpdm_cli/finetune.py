@@ -19,6 +19,7 @@ from hpdm_cli.options import (
     whole_numbers,
 )
 from hpdm_cli.train import TrainSeed
+from hpdm_core.errors import HpdmError
 
 NAME = "finetune"
 EXAMPLES = examples(
@@ -66,13 +67,15 @@ def command(
     Run again, the same command resumes.
     """
     with session(as_json=json) as current:
-        changes = list(overrides or ())
+        resolved = read_recipe(recipe, overrides, seed=seed)
         evaluations = whole_numbers(distill, option="--distill")
         if evaluations is not None:
             from hpdm_core.recipe.sampling import student_overrides
 
-            changes += student_overrides(evaluations)
-        resolved = read_recipe(recipe, changes, seed=seed)
+            if min(evaluations, default=0) < 1:
+                raise HpdmError("--distill counts evaluations", got=distill, expected="1 or more")
+            changes = student_overrides(resolved.sampling, evaluations)
+            resolved = read_recipe(recipe, [*(overrides or ()), *changes], seed=seed)
         from hpdm_core.runs.train.run import run_train
 
         result = run_train(

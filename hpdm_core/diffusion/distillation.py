@@ -29,6 +29,8 @@ from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.records import Condition, Network, PatchBatch
 from hpdm_core.seeds import derive_seed
 
+SMALLEST_SIGMA = 0.002
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
@@ -180,10 +182,10 @@ class Distillation:
 def between(sigma: float, sigma_next: float, *, steps: int, solver: Solver) -> tuple[float, ...]:
     """Return steps + 1 noise levels from one to the next of a schedule, spaced like it.
 
-    Before 0 they end with the schedule's smallest noise level, or less.
+    Before 0 they end with a hundredth of the last noise level, but with at least EDM's smallest.
     """
     if sigma_next == 0:
-        smallest = min(solver.sigma_min, sigma / 2)
+        smallest = min(sigma / 2, max(SMALLEST_SIGMA, sigma / 100))
         return karras_sigmas(steps, sigma_min=smallest, sigma_max=sigma, rho=solver.rho)
     inner = karras_sigmas(steps + 1, sigma_min=sigma_next, sigma_max=sigma, rho=solver.rho)
     return inner[:-1]

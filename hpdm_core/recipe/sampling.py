@@ -44,13 +44,35 @@ class ScheduleRecipe(Section):
         return {name: value for name, value in dict(self).items() if value is not None}
 
 
-def student_overrides(evaluations: tuple[int, ...]) -> list[str]:
-    """Return the overrides of a recipe for a student with so many evaluations per level."""
+def student_overrides(sampling: "SamplingRecipe", evaluations: tuple[int, ...]) -> list[str]:
+    """Return the overrides of a recipe for a student with so many evaluations per level.
+
+    Its noise levels are those of EDM's schedule with one step more, whose smallest one is left out:
+    a few evaluations are too many to spend one on noise that cannot be seen.
+
+    Args:
+        sampling: of the recipe.
+        evaluations: per level, coarsest first.
+    """
+    levels, power = len(evaluations), 1 / sampling.rho
+    ranges = zip(
+        evaluations,
+        sampling.by_level("sigma_max", levels),
+        sampling.by_level("sigma_min", levels),
+        strict=False,  # a wrong number of levels is refused with the recipe
+    )
+    smallest = [
+        (high**power + (count - 1) / count * (low**power - high**power)) ** sampling.rho
+        if count > 1
+        else low
+        for count, high, low in ranges
+    ]
     presets = [f"sampling.{preset}.{field}" for preset in PRESETS
                for field in ScheduleRecipe.model_fields]  # fmt: skip
     return [
         f"train.distill={list(evaluations)}",
         f"sampling.steps={list(evaluations)}",
+        f"sampling.sigma_min={[float(f'{sigma:.4g}') for sigma in smallest]}",
         "sampling.solver=euler",
         "sampling.churn=0",
         "sampling.guidance=1",

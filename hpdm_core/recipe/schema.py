@@ -203,9 +203,7 @@ class TrainRecipe(Section):
     )
     compile: bool = Field(False, description="use torch.compile")
     activation_checkpointing: bool = Field(False, description="recompute blocks to save memory")
-    parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="parallelism over several devices"
-    )
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="parallelism over several devices")
     replicas: Positive = Field(
         1, description="fsdp: copies of the sharded model (HSDP), such as one per machine"
     )
@@ -224,7 +222,7 @@ class TrainRecipe(Section):
         "`sampling` must be its schedule",
     )
     distill_substeps: Positive = Field(
-        2, description="steps of the teacher for one of the student's"
+        4, description="steps of the teacher for one of the student's"
     )
     log_every: Positive = Field(50, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(description="steps between checkpoints")

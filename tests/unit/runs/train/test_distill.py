@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hpdm_core.build import build_sampling
+from hpdm_core.diffusion.samplers import karras_sigmas
 from hpdm_core.errors import CheckpointError, RecipeError
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress
@@ -35,7 +37,9 @@ def place(tmp_path_factory) -> Path:
 
 
 def student(place: Path, *overrides: str, evaluations=(2, 1)) -> Recipe:
-    return load_recipe(place / "tiny.yaml", [*overrides, *student_overrides(evaluations)])
+    sampling = load_recipe(place / "tiny.yaml", overrides).sampling
+    changes = student_overrides(sampling, evaluations)
+    return load_recipe(place / "tiny.yaml", [*overrides, *changes])
 
 
 def go(recipe: Recipe, out: Path, **options) -> dict:
@@ -92,6 +96,15 @@ def test_the_plan_has_both_costs(place, tmp_path):
     # Two blocks on level 0's tile, one on each of the 18 tiles of level 1.
     assert plan["distillation"] == {"teacher": 6 * 2 + 4 * 18, "student": 2 * 2 + 1 * 18}
     assert not (tmp_path / "run").exists()
+
+
+def test_a_students_noise_levels_leave_out_the_smallest(place):
+    recipe = student(place, evaluations=(4, 1))
+    (own, one), full = build_sampling(recipe).solvers, karras_sigmas(
+        5, sigma_min=0.002, sigma_max=10, rho=7
+    )  # fmt: skip
+    assert own.sigmas == pytest.approx((*full[:4], 0.0), rel=1e-3)
+    assert one.sigmas == (10.0, 0.0)
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
