@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--width", type=int, default=512, help="of data tokens and latents")
+    parser.add_argument("--width", type=int, default=128, help="of data tokens and latents")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options = parser.parse_args()

@@ -45,7 +45,8 @@ def test_initial_weights_are_those_of_a_network_built_in_memory(changes):
 
 
 def start(folder: Path, *arguments: str, processes: int) -> None:
-    env = process_environment(processes, free_port())
+    # So that glibc returns freed tensors to the system, and the peak is what tensors held.
+    env = process_environment(processes, free_port()) | {"MALLOC_MMAP_THRESHOLD_": "1048576"}
     started = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), *arguments],
