@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a prepared data set; rendered shapes without")
     parser.add_argument("--num", type=int, default=180, help="videos in both halves together")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", type=Path, help="draw the ladder into this picture")
     arguments = parser.parse_args()
     videos = (
         rendered_shapes(arguments.num)
@@ -134,12 +135,28 @@ def main() -> None:
     half = len(videos) // 2
     ratios = ladder(videos[:half], videos[half : 2 * half], load_bundled().features)
     strengths = {kind: list(LADDER[kind][1]) for kind in LADDER}
+    if arguments.plot:
+        draw(ratios, arguments.plot)
     if arguments.json:
         print(json.dumps(ratios | {"strengths": strengths, "num_each": half}))
         return
     for kind, values in ratios.items():
         pairs = zip(strengths[kind], values, strict=True)
         print(f"{kind:14}" + "".join(f"{strength:>8g}: {ratio:<8.3g}" for strength, ratio in pairs))
+
+
+def draw(ratios: dict[str, list[float]], path: Path) -> None:
+    """Plot each kind's ratios over its five strengths, on a logarithmic scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for kind, values in ratios.items():
+        axes.plot(range(6), [1.0, *values], marker="o", markersize=3, label=kind.replace("_", " "))
+    axes.set(yscale="log", xlabel="strength, of five", ylabel="distance / that of real halves")
+    axes.axhline(1.3, color="grey", linewidth=0.8, linestyle=":")
+    axes.legend(fontsize=8, ncols=2)
+    figure.savefig(path, dpi=110)
 
 
 def _batched(videos: Tensor, features: Features) -> Tensor:
