@@ -65,7 +65,8 @@ LADDER: dict[str, tuple[Degrade, tuple[float, ...]]] = {
     "seams": (_seams, AMPLITUDES),
     "blur": (lambda video, sigma, _: degrade.blur(video, sigma), (0.5, 1.0, 1.5, 2.0, 3.0)),
     "frozen": (lambda video, share, _: degrade.freeze_frames(video, share), FRACTIONS),
-    "shuffled": (degrade.shuffle_frames, FRACTIONS),
+    # Four of five frames in random order are as much disorder as all of them.
+    "shuffled": (degrade.shuffle_frames, (0.2, 0.3, 0.4, 0.6, 0.8)),
     "colour": (
         lambda video, amount, _: degrade.shift_colour(video, _grey(amount)),
         (0.1, 0.2, 0.3, 0.4, 0.5),
