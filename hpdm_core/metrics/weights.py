@@ -138,7 +138,7 @@ def obtain(file: WeightFile, folder: Path, *, fetch: Fetch | None = None) -> Pat
             problem = error
     raise MetricError(
         f"{file.name} is needed\n  ({file.about})",
-        got=f"not in\n  {folder}\n  ({problem})",
+        got=f"no\n  {path}\n  ({problem})",
         remedy=_by_hand(file),
     )
 
@@ -154,8 +154,9 @@ def _by_hand(file: WeightFile) -> str:
             "download it from one of these addresses,",
             *file.urls,
             *file.pages,
-            "save it there under its name, and check it by",
-            *(checks or ["none is published"]),
+            "and save it there under its name; "
+            + ("its checksum:" if checks else "no checksum of it is published"),
+            *checks,
         ]
     )
 
