@@ -166,6 +166,11 @@ def command(
             help="Take --input for the finished lower levels, and generate the finer ones.",
         ),
     ] = False,
+    consistent: Annotated[
+        bool,
+        typer.Option("--consistent/--no-consistent", help="With --upscale: the result, brought "
+                     "down again, is --input."),
+    ] = True,
     strength: Annotated[
         str | None,
         typer.Option(
@@ -293,7 +298,8 @@ def command(
         from hpdm_core.runs.sample.run import run_sample
 
         given = GivenOptions(
-            input=video, upscale=upscale, strength=fractions(strength, option="--strength"),
+            input=video, upscale=upscale, consistent=consistent,
+            strength=fractions(strength, option="--strength"),
             mask=mask, repeats=repeats, first_frames=first_frames, extend=extend,
             context_noise=context_noise,
         )  # fmt: skip

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import reduce
+from einops import reduce, repeat
 from torch import Tensor
 
-from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.geometry.pyramid import Pyramid, Size3
 from hpdm_core.seeds import derive_seed
 
 
@@ -27,10 +27,14 @@ class Given:
         videos: per level (b or 1, c, t, h, w) float32 in [-1, 1]; finer levels may be absent.
         generated: per level (1, 1, t, h, w) bool, which pixels are generated, the others being
             known; empty: all are.
+        pyramid: the levels, if those without a video are to be consistent with the finest one
+            that has: brought down, their estimates are it, as its part of them is exchanged
+            (the range-space part of DDNM, Wang et al. 2023).
     """
 
     videos: tuple[Tensor, ...]
     generated: tuple[Tensor, ...] = ()
+    pyramid: Pyramid | None = None
 
     def started(self, noise: Tensor, level: int, *, from_video: bool) -> Tensor:
         """Return a level's start: the known pixels, or the whole video, with noise.
@@ -48,7 +52,14 @@ class Given:
         return noise + known * self.videos[level].to(noise)
 
     def held(self, denoised: Tensor, level: int) -> Tensor:
-        """Return an estimate of the clean video with known pixels in their places."""
+        """Return an estimate of the clean video with what is known in its place."""
+        last = len(self.videos) - 1
+        if self.pyramid is not None and level > last:
+            down = _reduced(self.pyramid, denoised, level, last, "mean")
+            missing = self.videos[last].to(denoised) - down
+            k, i, j = _ratios(self.pyramid, level, last)
+            # In time too, though only one frame of a span may count: else that one would flicker.
+            return denoised + repeat(missing, "b c t h w -> b c (t k) (h i) (w j)", k=k, i=i, j=j)
         if not self.generated:
             return denoised
         generated = self.generated[level].to(denoised.device)
@@ -150,8 +161,13 @@ def num_windows(length: int, *, have: int, frames: int) -> int:
 
 def _reduced(pyramid: Pyramid, video: Tensor, level: int, to: int, how: str) -> Tensor:
     """Return a level's video on the grid of the level `to`, at or below it."""
-    pairs = zip(pyramid.levels[level], pyramid.levels[to], strict=True)
-    k, i, j = (fine // coarse for fine, coarse in pairs)
+    k, i, j = _ratios(pyramid, level, to)
     if pyramid.temporal_downsampling == "stride":
         video, k = video[:, :, ::k], 1
     return reduce(video, "b c (t k) (h i) (w j) -> b c t h w", how, k=k, i=i, j=j)
+
+
+def _ratios(pyramid: Pyramid, level: int, to: int) -> Size3:
+    """Return how many pixels of a level one of the level `to` covers, per axis."""
+    pairs = zip(pyramid.levels[level], pyramid.levels[to], strict=True)
+    return tuple(fine // coarse for fine, coarse in pairs)

@@ -19,6 +19,7 @@ def upscale(
     video: object,
     *,
     level: int | None = None,
+    consistent: bool = True,
     context_noise: float | None = None,
     classes: str | int | Sequence[str | int] = (),
     prompts: str | Sequence[str] = (),
@@ -37,6 +38,7 @@ def upscale(
     Args:
         video: a file's path, (t, h, w, 3) uint8, or generated `Videos` of one.
         level: that it is brought to; None: the finest lower level no larger than the video.
+        consistent: whether the result, brought down again, is the video.
         context_noise: noise level at which finer levels see it; None: the recipe's.
 
     The others are those of a call; without classes the video is made without one.

@@ -33,6 +33,7 @@ class Edit:
         upscale: take it for the finished lower levels and generate the finer ones.
         level: with `upscale`, the level that it is brought to; None: the finest lower level that
             is no larger than the video, else the coarsest.
+        consistent: with `upscale`, whether the result, brought down again, is the video.
         strength: how much of each level's schedule is sampled, from 0 (the video is kept) to 1
             (nothing of it is used); one for all levels or one for each; empty: 1.
         mask: (1 or t, y, x) bool in the video's pixels, what is generated; the others are kept.
@@ -50,6 +51,7 @@ class Edit:
     source: Source
     upscale: bool = False
     level: int | None = None
+    consistent: bool = True
     strength: tuple[float, ...] = ()
     mask: np.ndarray | None = None
     repeats: int = 1
@@ -81,6 +83,8 @@ class Edit:
             raise HpdmError(
                 "context noise is a noise level", got=self.context_noise, expected="above 0, to 1"
             )
+        if not self.consistent and not self.upscale:
+            raise HpdmError("--no-consistent belongs to --upscale", got="no upscaling")
         if self.repeats > 1 and self.mask is None:
             raise HpdmError("--repeats belongs to --mask", got="no mask")
 
@@ -92,6 +96,7 @@ class Edit:
             "input_sha256": self.source.sha256(),
             "upscale": self.upscale,
             "level": self.level,
+            "consistent": self.consistent,
             "mask_sha256": masked,
             "first_frames": self.first_frames,
             "extend": self.extend,
@@ -169,7 +174,8 @@ class Edit:
         masks = ()
         if self.mask is not None:
             masks = lower_masks(pyramid, mask_on_grid(self.mask, tuple(size), places))
-        return Given(videos=lower_levels(pyramid, video, level), generated=masks)
+        exact = pyramid if self.upscale and self.consistent else None
+        return Given(videos=lower_levels(pyramid, video, level), generated=masks, pyramid=exact)
 
     def result_size(self, pyramid: Pyramid, given: Given | Continuation) -> Size3:
         """Return (t, h, w) of the result."""

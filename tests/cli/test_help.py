@@ -28,7 +28,7 @@ OPTIONS = {
     | {"--guidance", "--steps", "--out", "--format", "--cache", "--cache-gb", "--batch", "--shard"}
     | {"--tile-batch", "--save-levels", "--compare-overlaps", "--text-encoder", "--device"}
     | {"--seed", "--list", "--input", "--upscale", "--strength", "--mask", "--repeats"}
-    | {"--first-frames", "--extend", "--context-noise", "--size"},
+    | {"--first-frames", "--extend", "--context-noise", "--size", "--no-consistent"},
     "eval-fvd": COMMON
     | {"--checkpoint", "--samples", "--real", "--protocol", "--metrics", "--detector", "--split"}
     | {"--num-fakes", "--out", "--batch", "--device", "--seed", "--force"},

@@ -20,6 +20,7 @@ class GivenOptions:
     Args:
         input: the video's file.
         upscale: take it for the finished lower levels.
+        consistent: whether an upscaled video, brought down again, is the given one.
         strength: fraction of each level's schedule that is sampled.
         mask: box x,y,w,h, or the path of an image or video, white where pixels are generated.
         repeats: how often each step is made, with a mask.
@@ -30,6 +31,7 @@ class GivenOptions:
 
     input: Path | None = None
     upscale: bool = False
+    consistent: bool = True
     strength: tuple[float, ...] | None = None
     mask: str | None = None
     repeats: int = 1
@@ -48,6 +50,7 @@ class GivenOptions:
             "--upscale": self.upscale or None, "--strength": self.strength, "--mask": self.mask,
             "--first-frames": self.first_frames, "--extend": self.extend,
             "--context-noise": self.context_noise,
+            "--no-consistent": None if self.consistent else True,
             "--repeats": None if self.repeats == 1 else self.repeats,
         }  # fmt: skip
         named = [name for name, value in given.items() if value is not None]
@@ -60,6 +63,7 @@ class GivenOptions:
         return Edit(
             source=source,
             upscale=self.upscale,
+            consistent=self.consistent,
             strength=self.strength or (),
             mask=None if self.mask is None else read_mask(self.mask, source),
             repeats=self.repeats,

@@ -11,6 +11,7 @@ from PIL import Image
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.patches import extract_patches
+from hpdm_core.inference.given import lower_levels
 from hpdm_core.pipeline.editing import Edit
 from hpdm_core.pipeline.inputs import Source, as_source, read_mask
 from hpdm_core.pipeline.plan import memory_estimate
@@ -49,7 +50,8 @@ def test_strength_by_level_starts_from_the_level_asked_for(pipe, video):
     blocks = video[::2, ::2, ::2].repeat(2, 0).repeat(2, 1).repeat(2, 2)
     texture = pipe.edit(blocks, strength=(0, 1), **both).frames
     # The layout is the video's: the finest level is sampled from it as in upscaling.
-    assert np.array_equal(texture, pipe.upscale(video[::2, ::2, ::2], **both).frames)
+    upscaled = pipe.upscale(video[::2, ::2, ::2], consistent=False, **both).frames
+    assert np.array_equal(texture, upscaled)
     layout = pipe.edit(video, strength=(1, 0), **both).frames
     assert np.array_equal(layout[0], video)
     assert not np.array_equal(pipe.edit(video, strength=(1, 0.5), **both).frames, layout)
@@ -65,6 +67,18 @@ def test_what_upscaling_starts_from_is_the_level_itself(pipe, video):
     settings = given.settings(pipe.settings, pipe.pyramid)
     assert [len(s.evaluated_sigmas()) for s in settings.solvers] == [0, 2]
     assert pipe.upscale(small, **ASKED).frames.shape == (1, 4, 16, 16, 3)
+
+
+def test_an_upscaled_video_brought_down_again_is_the_input(pipe, video):
+    small = video[:2, :8, :8] // 8 + 112  # grey: this untrained model leaves bytes otherwise
+    settings = Edit(source=as_source(small), upscale=True).settings(pipe.settings, pipe.pyramid)
+    condition = pipe.condition_of([0])
+    for consistent in (True, False):
+        given = Edit(source=as_source(small), upscale=True, consistent=consistent)
+        taken = given.given(pipe.pyramid, fps=8.0)
+        made = pipe.sample([0], condition, settings=settings, given=taken)
+        down = lower_levels(pipe.pyramid, made, 1)[0]
+        assert ((down - taken.videos[0]).abs().max() < 1e-5) == consistent
 
 
 def test_noise_of_the_context_changes_the_result(pipe, video):
@@ -217,6 +231,8 @@ def test_ways_exclude_each_other(video):
         Edit(source=as_source(video), upscale=True, strength=(0.5,))
     with pytest.raises(HpdmError, match="got none of them"):
         Edit(source=as_source(video))
+    with pytest.raises(HpdmError, match="--no-consistent belongs to --upscale"):
+        Edit(source=as_source(video), strength=(0.5,), consistent=False)
     with pytest.raises(HpdmError, match="--repeats belongs to --mask"):
         Edit(source=as_source(video), strength=(0.5,), repeats=2)
 
