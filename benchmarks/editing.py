@@ -23,6 +23,7 @@ from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress
 
 FIRST_SEED = 1_000_000  # far from those that `hpdm prep shapes` renders
+REPEATS = (8, 2, 1)  # level 0 decides what is drawn, and is cheap
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def _inpainting(
     columns = slice(left, left + third)
     box = (left, 0, third, real.shape[2])
     made = np.concatenate(
-        [pipe.inpaint(real[k], box, classes=name, seeds=k, overlap="hw",
+        [pipe.inpaint(real[k], box, classes=name, seeds=k, overlap="hw", repeats=REPEATS,
                       progress=NoProgress()).frames for k, name in enumerate(names)]
     )  # fmt: skip
     known = np.delete(real, np.arange(width)[columns], axis=3).astype(float)

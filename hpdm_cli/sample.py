@@ -300,7 +300,8 @@ def command(
         given = GivenOptions(
             input=video, upscale=upscale, consistent=consistent,
             strength=fractions(strength, option="--strength"),
-            mask=mask, repeats=repeats, first_frames=first_frames, extend=extend,
+            mask=mask, repeats=whole_numbers(repeats, option="--repeats"),
+            first_frames=first_frames, extend=extend,
             context_noise=context_noise,
         )  # fmt: skip
         options = SampleOptions(

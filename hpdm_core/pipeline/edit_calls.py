@@ -99,7 +99,7 @@ def inpaint(
     video: object,
     mask: object,
     *,
-    repeats: int = 1,
+    repeats: int | Sequence[int] = 1,
     classes: str | int | Sequence[str | int] = (),
     prompts: str | Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
@@ -118,7 +118,8 @@ def inpaint(
         video: a file's path, (t, h, w, 3) uint8, or generated `Videos` of one.
         mask: a box (x, y, width, height), an array (h, w) or (t, h, w), not 0 where pixels are
             generated, or the path of an image or video, white there.
-        repeats: how often each step is made, with noise added in between (RePaint).
+        repeats: how often each step is made, with noise added in between (RePaint); one for
+            all levels, or one for each.
 
     The others are those of a call; without classes the video is made without one.
 

@@ -37,7 +37,7 @@ class Edit:
         strength: how much of each level's schedule is sampled, from 0 (the video is kept) to 1
             (nothing of it is used); one for all levels or one for each; empty: 1.
         mask: (1 or t, y, x) bool in the video's pixels, what is generated; the others are kept.
-        repeats: how often each step is made, with `mask`.
+        repeats: how often each step is made, with `mask`; one for all levels or one for each.
         continues: whether the video is continued in time.
         first_frames: frames that are kept then; None: all.
         extend: frames to add; None: up to the model's length.
@@ -54,7 +54,7 @@ class Edit:
     consistent: bool = True
     strength: tuple[float, ...] = ()
     mask: np.ndarray | None = None
-    repeats: int = 1
+    repeats: tuple[int, ...] = (1,)
     continues: bool = False
     first_frames: int | None = None
     extend: int | None = None
@@ -74,8 +74,12 @@ class Edit:
             )
         if any(not 0 <= value <= 1 for value in self.strength):
             raise HpdmError("strength is out of range", got=list(self.strength), expected="0 to 1")
-        counts = {"--repeats": (self.repeats, MOST_REPEATS), "--extend": (self.extend, MOST_FRAMES),
-                  "--first-frames": (self.first_frames, MOST_FRAMES)}  # fmt: skip
+        counts = {
+            "--repeats": (min(self.repeats), MOST_REPEATS),
+            "repeats": (max(self.repeats), MOST_REPEATS),
+            "--extend": (self.extend, MOST_FRAMES),
+            "--first-frames": (self.first_frames, MOST_FRAMES),
+        }
         for name, (value, most) in counts.items():
             if value is not None and not 1 <= value <= most:
                 raise HpdmError(f"{name} counts", got=value, expected=f"from 1 to {most:,}")
@@ -85,7 +89,7 @@ class Edit:
             )
         if not self.consistent and not self.upscale:
             raise HpdmError("--no-consistent belongs to --upscale", got="no upscaling")
-        if self.repeats > 1 and self.mask is None:
+        if max(self.repeats) > 1 and self.mask is None:
             raise HpdmError("--repeats belongs to --mask", got="no mask")
 
     def facts(self) -> dict[str, object]:
@@ -114,21 +118,14 @@ class Edit:
             level = self.upscaled_level(pyramid)
             strengths = [0.0 if k <= level else 1.0 for k in range(count)]
         else:
-            strengths = list(self.strength or (1.0,))
-            strengths = strengths * count if len(strengths) == 1 else strengths
-        if len(strengths) != count:
-            raise HpdmError(
-                "strength has the wrong number of values",
-                got=f"{len(strengths)} of them",
-                expected=f"one for all levels, or {count}, coarsest first",
-            )
-        pairs = zip(solvers, strengths, strict=True)
+            strengths = _by_level("strength", self.strength or (1.0,), count)
+        repeats = _by_level("repeats", self.repeats, count)
         return replace(
             settings,
             context_sigma=sigma,
             solvers=tuple(
-                replace(s, skip=s.steps - math.ceil(s.steps * strength), repeats=self.repeats)
-                for s, strength in pairs
+                replace(s, skip=s.steps - math.ceil(s.steps * strength), repeats=times)
+                for s, strength, times in zip(solvers, strengths, repeats, strict=True)
             ),
         )
 
@@ -194,6 +191,22 @@ class Edit:
                 remedy="say how many frames to add: --extend, or frames= in Python",
             )
         return Continuation(known=known, frames=frames)
+
+
+def _by_level(name: str, values: tuple, count: int) -> tuple:
+    """Return one value for each level.
+
+    Raises:
+        HpdmError: there are neither one nor as many as levels.
+    """
+    values = values * count if len(values) == 1 else values
+    if len(values) != count:
+        raise HpdmError(
+            f"{name} has the wrong number of values",
+            got=f"{len(values)} of them",
+            expected=f"one for all levels, or {count}, coarsest first",
+        )
+    return values
 
 
 def calls_of(settings: SamplingSettings, given: Given | Continuation | None, length: int) -> int:

@@ -34,7 +34,7 @@ class GivenOptions:
     consistent: bool = True
     strength: tuple[float, ...] | None = None
     mask: str | None = None
-    repeats: int = 1
+    repeats: tuple[int, ...] | None = None
     first_frames: int | None = None
     extend: int | None = None
     context_noise: float | None = None
@@ -51,7 +51,7 @@ class GivenOptions:
             "--first-frames": self.first_frames, "--extend": self.extend,
             "--context-noise": self.context_noise,
             "--no-consistent": None if self.consistent else True,
-            "--repeats": None if self.repeats == 1 else self.repeats,
+            "--repeats": self.repeats,
         }  # fmt: skip
         named = [name for name, value in given.items() if value is not None]
         if self.input is None:
@@ -66,7 +66,7 @@ class GivenOptions:
             consistent=self.consistent,
             strength=self.strength or (),
             mask=None if self.mask is None else read_mask(self.mask, source),
-            repeats=self.repeats,
+            repeats=self.repeats or (1,),
             continues=continues,
             first_frames=self.first_frames,
             extend=self.extend,

@@ -109,6 +109,9 @@ def test_pixels_outside_a_mask_are_the_input(pipe, video, mask, solver, repeats)
 def test_repeats_add_noise_between_steps(pipe, video):
     asked = {"steps": (3, 3), **ASKED}
     once = pipe.inpaint(video, (4, 4, 8, 8), **asked)
+    given = Edit(source=as_source(video), mask=np.eye(16, dtype=bool)[None], repeats=(3, 1))
+    solvers = given.settings(pipe.settings, pipe.pyramid).solvers
+    assert [len(s.evaluated_sigmas()) for s in solvers] == [1 * 3 + 1, 2]
     assert not np.array_equal(
         once.frames, pipe.inpaint(video, (4, 4, 8, 8), repeats=2, **asked).frames
     )
@@ -234,7 +237,7 @@ def test_ways_exclude_each_other(video):
     with pytest.raises(HpdmError, match="--no-consistent belongs to --upscale"):
         Edit(source=as_source(video), strength=(0.5,), consistent=False)
     with pytest.raises(HpdmError, match="--repeats belongs to --mask"):
-        Edit(source=as_source(video), strength=(0.5,), repeats=2)
+        Edit(source=as_source(video), strength=(0.5,), repeats=(2,))
 
 
 def test_a_given_video_on_a_canvas(pipe):
