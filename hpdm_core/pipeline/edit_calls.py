@@ -46,7 +46,13 @@ def upscale(
     Raises:
         HpdmError: the video, or an option, cannot be used.
     """
-    given = Edit(source=as_source(video), upscale=True, level=level, context_noise=context_noise)
+    given = Edit(
+        source=as_source(video),
+        upscale=True,
+        level=level,
+        consistent=consistent,
+        context_noise=context_noise,
+    )
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
         guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
@@ -126,7 +132,12 @@ def inpaint(
     Raises:
         HpdmError: the video, or an option, cannot be used.
     """
-    given = Edit(source=(source := as_source(video)), mask=read_mask(mask, source), repeats=repeats)
+    source = as_source(video)
+    given = Edit(
+        source=source,
+        mask=read_mask(mask, source),
+        repeats=(repeats,) if isinstance(repeats, int) else tuple(repeats),
+    )
     return pipe(
         classes=classes, prompts=prompts, seeds=seeds, preset=preset, overlap=overlap, steps=steps,
         guidance=guidance, text_encoder=text_encoder, size=size, resources=resources,
