@@ -267,7 +267,7 @@ def test_less_memory_means_smaller_passes_same_weights(recipe, tmp_path, monkeyp
     assert go(recipe, tmp_path / "whole")["micro_batch"] == 4
     halves = changed(recipe, "train", micro_batch=2)
     two = go(halves, tmp_path, dry_run=True)["memory_bytes_per_device"]["total"]
-    monkeypatch.setattr(parallel, "available_memory", lambda device: two / FILL + 1)
+    monkeypatch.setattr(parallel, "available_memory", lambda device: int(two / FILL) + 1)
     assert go(recipe, tmp_path, dry_run=True)["micro_batch"] == 2
     assert go(recipe, tmp_path / "parts")["micro_batch"] == 2
     assert any("2 videos per pass and device; fits: 0.0 GB of" in line for line in caplog.messages)
