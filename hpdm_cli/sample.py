@@ -192,12 +192,14 @@ def command(
         ),
     ] = None,
     repeats: Annotated[
-        int,
+        str | None,
         typer.Option(
             "--repeats",
+            metavar="N or N,N,...",
             help="With --mask: how often each step is made, with noise in between (RePaint).",
+            show_default="1",
         ),
-    ] = 1,
+    ] = None,
     first_frames: Annotated[
         int | None,
         typer.Option(

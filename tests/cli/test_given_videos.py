@@ -27,7 +27,7 @@ def clip(tmp_path):
         (["--upscale", "--context-noise", "0.3", "--class", "star"], 4),
         (["--strength", "0.5"], 4),
         (["--strength", "0.3,1"], 4),
-        (["--mask", "2,2,10,10", "--repeats", "2"], 4),
+        (["--mask", "2,2,10,10", "--repeats", "2,1"], 4),
         (["--first-frames", "2"], 4),
         (["--extend", "3"], 11),
         (["--first-frames", "3", "--extend", "4"], 7),
