@@ -130,7 +130,7 @@ def test_zero_shot_prompts_are_the_names_of_classes(ablate, place):
     ablate("table5", "--rows", "t2v_72")
     line = _lines(place, "table5")[0]
     details = line["details"]["fvd12_4f"]
-    assert "circle sliding" in details["fakes"]["settings"]["prompts"]
+    assert "circle sliding right" in details["fakes"]["settings"]["prompts"]
     assert details["reals"]["source"] == "data/ablation_smoke"
     assert line["figures"]["fvd"]["of"] == "12 videos of 4x8x8"
 

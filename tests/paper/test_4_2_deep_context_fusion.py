@@ -224,7 +224,8 @@ def test_a_base_models_weights_go_into_a_pyramid_and_keep_their_function(block):
     inputs, labels, boxes = make_inputs(make_pyramid(3), 2)
     outputs, _ = network(inputs, labels, boxes, make_condition(2))
     alone, _ = base(inputs[:1], labels[:, :1], boxes[:1], make_condition(2))
-    assert torch.allclose(outputs[0], alone[0], atol=1e-6)
+    # Matrix products of other batch sizes round differently, more on some processors.
+    assert torch.allclose(outputs[0], alone[0], atol=1e-5)
 
 
 # Switches of Table 3: each flips something.

@@ -296,13 +296,13 @@ def test_a_training_copy_covers_the_size_and_is_never_enlarged(height, width, ex
 
 def test_shapes_grow_without_redrawing(tmp_path, in_process):
     options = {"size": 32, "frames": 4, "progress": NoProgress()}
-    assert run_prep_shapes(tmp_path, num=9, **options)["skipped_unchanged"] == 0
-    assert run_prep_shapes(tmp_path, num=12, **options)["skipped_unchanged"] == 9
+    assert run_prep_shapes(tmp_path, num=18, **options)["skipped_unchanged"] == 0
+    assert run_prep_shapes(tmp_path, num=21, **options)["skipped_unchanged"] == 18
     dataset = open_dataset(tmp_path, "shapes")
-    assert len(dataset.classes) == 9
-    assert [entry.label for entry in dataset.entries] == [*range(9), 0, 1, 2]
+    assert len(dataset.classes) == 18
+    assert [entry.label for entry in dataset.entries] == [*range(18), 0, 1, 2]
     assert all(entry.caption for entry in dataset.entries)
-    assert run_prep_shapes(tmp_path, num=9, seed=1, **options)["skipped_unchanged"] == 0
+    assert run_prep_shapes(tmp_path, num=18, seed=1, **options)["skipped_unchanged"] == 0
 
 
 def test_workers_make_the_same_files(tmp_path, video_folder):

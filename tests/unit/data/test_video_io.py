@@ -150,10 +150,12 @@ def test_a_png_shows_every_frame_in_order(tmp_path):
 def test_a_contact_sheet_shows_first_and_last_frames_under_their_captions():
     videos = [smooth_video(0, frames=16), smooth_video(1, frames=3, height=96)]
     sheet = np.asarray(contact_sheet(videos, ["a wave", "another"], columns=4))
-    assert sheet.shape == ((16 + 96 + 6) * 2, 4 * 128, 3)
-    assert np.array_equal(sheet[16:112:2, 0:128:2], videos[0][0])
-    assert np.array_equal(sheet[16:112:2, -128::2], videos[0][15])
-    assert sheet[:16].min() < 100  # there is writing
+    # A line of 18 pixels above and below each row, gaps of 4 between frames.
+    assert sheet.shape == ((18 + 96 + 18) * 2, 4 * 128 + 3 * 4, 3)
+    assert np.array_equal(sheet[18:114:2, 0:128:2], videos[0][0])
+    assert np.array_equal(sheet[18:114:2, -128::2], videos[0][15])
+    assert sheet[:18].min() < 100  # there is writing
+    assert sheet[114:132].min() < 150  # frame numbers
 
 
 @pytest.mark.parametrize("width", [16, 24, 48, 50])

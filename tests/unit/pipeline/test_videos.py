@@ -37,7 +37,9 @@ def read(path):
 @pytest.mark.parametrize("name", ["mp4", "gif", "webp"])
 def test_a_file_per_video_in_each_format(videos, tmp_path, name):
     paths = videos.save(tmp_path / "out", format=name)
-    assert [path.name for path in paths] == [f"00000_a-b_seed3.{name}", f"00001_video_seed4.{name}"]
+    # "a<b" is no file name as it stands: what is replaced gets a hash, so that no two names meet.
+    assert re.fullmatch(rf"00000_a-b-[0-9a-f]{{8}}_seed3\.{name}", paths[0].name)
+    assert paths[1].name == f"00001_video_seed4.{name}"
     for path, video in zip(paths, videos.frames, strict=True):
         # Frames that are alike may be joined by GIF and WebP.
         assert np.abs(read(path)[0].astype(int) - video[0]).max() <= 8
