@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=180)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--overlap", default="hw")
+    parser.add_argument("--preset", choices=("paper", "fast"), default="paper")
     parser.add_argument("--out", type=Path, help="keep the generated videos' frames (.npy)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -104,7 +105,8 @@ def main() -> None:
     num_frames, size = pipe.pyramid.resolution[:2]
     seeds = list(range(options.seed, options.seed + options.num))
     names = list(islice(cycle(pipe.classes), options.num))
-    frames = pipe(classes=names, seeds=seeds, overlap=options.overlap).frames
+    drawn = pipe(classes=names, seeds=seeds, overlap=options.overlap, preset=options.preset)
+    frames = drawn.frames
     if options.out is not None:
         np.save(options.out, frames)
     if options.data is None:
@@ -112,7 +114,8 @@ def main() -> None:
     else:
         real = real_clips(options.data, pipe.classes, frames=num_frames, num=options.num)
     result = {"model": options.model, "step": pipe.step, "videos": options.num}
-    result |= {"overlap": options.overlap} | figures(pipe, frames, real, overlap=options.overlap)
+    result |= {"overlap": options.overlap, "preset": options.preset}
+    result |= figures(pipe, frames, real, overlap=options.overlap)
     print(json.dumps(result, indent=None if options.json else 1))
 
 
