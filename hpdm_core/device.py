@@ -1,5 +1,6 @@
 """The compute device: choice, precision and free memory."""
 
+import logging
 import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Literal
 import torch
 
 from hpdm_core.errors import DeviceError
+
+logger = logging.getLogger("hpdm.device")
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -42,8 +45,19 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def set_precision(precision: Precision, *, device: torch.device) -> None:
-    """Let CUDA matrix products use TF32, or keep them in full float32. CPUs stay as they are."""
+def set_precision(precision: Precision, *, device: torch.device, training: bool = False) -> None:
+    """Let CUDA matrix products use TF32, or keep them in full float32. CPUs stay as they are.
+
+    Args:
+        precision: of matrix products.
+        device: that computes.
+        training: warn where bfloat16 is requested and the CPU has none. Sampling is in float32.
+    """
+    if training and precision == "bf16" and emulates_bf16(device):
+        logger.warning(
+            "this processor has no bfloat16 arithmetic, so that train.precision=bf16 is many times "
+            "slower than fp32; set train.precision=fp32"
+        )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
 
@@ -51,6 +65,11 @@ def set_precision(precision: Precision, *, device: torch.device) -> None:
 def autocast(precision: Precision, *, device: torch.device) -> AbstractContextManager[None]:
     """Context for bfloat16 autocast if requested; weights and gradients stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Return whether a CPU has no bfloat16 arithmetic: it converts, many times slower."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpdm_core.device import available_memory, host_memory, resolve_device
+from hpdm_core import device as devices
+from hpdm_core.device import available_memory, host_memory, resolve_device, set_precision
 from hpdm_core.errors import DeviceError
 
 
@@ -16,6 +17,20 @@ def test_devices_that_are_absent_are_refused():
         assert resolve_device("auto") == torch.device("cpu")
         with pytest.raises(DeviceError, match="not enough CUDA devices"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "supported", "warned"),
+    [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)],
+)
+def test_bf16_that_a_processor_lacks_is_warned_of(
+    precision, supported, warned, monkeypatch, caplog
+):
+    monkeypatch.setattr(devices, "emulates_bf16", lambda device: not supported)
+    set_precision(precision, device=torch.device("cpu"))
+    assert not caplog.records
+    set_precision(precision, device=torch.device("cpu"), training=True)
+    assert ("set train.precision=fp32" in caplog.text) is warned
 
 
 def write(root: Path, files: dict[str, str]) -> None:

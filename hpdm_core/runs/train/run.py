@@ -142,7 +142,7 @@ class Run:
         """Build, resume or warm-start, train; return the summary."""
         begun = time.perf_counter()
         self._check_recipe()
-        set_precision(self.recipe.train.precision, device=self.parallel.device)
+        set_precision(self.recipe.train.precision, device=self.parallel.device, training=True)
         micro_batch = self._check_room()
         state = self._state()
         store = self._store(warm_start)
