@@ -30,6 +30,7 @@ TINY = (
     "sampling.steps=[2,1]",
     "sampling.churn=[10,0]",
     "sampling.overlap=none",
+    "sampling.fast=null",
     "data.frame_stride=1",
 )
 
