@@ -30,7 +30,10 @@ TINY = (
     "sampling.steps=[2,1]",
     "sampling.churn=[10,0]",
     "sampling.overlap=none",
-    "sampling.fast=null",
+    "sampling.fast.solver=[heun,euler]",
+    "sampling.fast.steps=[1,1]",
+    "sampling.fast.sigma_min=[0.002,0.002]",
+    "sampling.fast.churn=[0,0]",
     "data.frame_stride=1",
 )
 
