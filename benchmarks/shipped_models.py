@@ -70,9 +70,9 @@ def named_right(frames: np.ndarray, classes: tuple[str, ...]) -> float:
     return right / len(frames)
 
 
-def real_shapes(frames: int, size: int, *, num: int) -> np.ndarray:
+def real_shapes(classes: tuple[str, ...], *, frames: int, size: int, num: int) -> np.ndarray:
     """Return rendered shapes (b, t, h, w, 3) uint8 whose classes take turns."""
-    labels = islice(cycle(range(len(SHAPE_CLASSES))), num)
+    labels = islice(cycle([SHAPE_CLASSES.index(name) for name in classes]), num)
     drawn = [
         render(REAL_SEED + k, label, frames=frames, size=size) for k, label in enumerate(labels)
     ]
@@ -110,7 +110,7 @@ def main() -> None:
     if options.out is not None:
         np.save(options.out, frames)
     if options.data is None:
-        real = real_shapes(num_frames, size, num=options.num)
+        real = real_shapes(pipe.classes, frames=num_frames, size=size, num=options.num)
     else:
         real = real_clips(options.data, pipe.classes, frames=num_frames, num=options.num)
     result = {"model": options.model, "step": pipe.step, "videos": options.num}
