@@ -147,12 +147,13 @@ def test_contexts_stay_off_the_computers_memory_where_features_lie_on_the_device
 @pytest.mark.parametrize("free", [None, 1 << 40, 1000])
 def test_latents_of_all_tiles_lie_in_one_buffer(monkeypatch, free):
     """Made once and updated in place: HPDM-T2V's 3,375 tiles hold 32 GB, and not twice that."""
-    made = []
+    made, levels = [], []  # levels are held, or a later one may get the id of an earlier
     monkeypatch.setattr(tiled_inference, "available_memory", lambda device: free)
     keep = tiled_inference.TiledLevel._keep_latents
 
     def watched(self, place, latents):
         keep(self, place, latents)
+        levels.append(self)
         made.append((id(self), self._latents.data_ptr(), tuple(self._latents.shape)))
 
     monkeypatch.setattr(tiled_inference.TiledLevel, "_keep_latents", watched)
