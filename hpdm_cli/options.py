@@ -2,8 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -12,6 +13,7 @@ from hpdm_core.errors import HpdmError
 if TYPE_CHECKING:
     from hpdm_core.recipe.schema import Recipe
 
+Number = TypeVar("Number", int, float)
 
 RecipeRef = Annotated[
     str | None,
@@ -87,23 +89,22 @@ def height_width(text: str | None, *, option: str) -> tuple[int, int] | None:
 
 def whole_numbers(text: str | None, *, option: str) -> tuple[int, ...] | None:
     """Split `128,64,32` into numbers, None if not given."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(word) for word in words(text))
-    except ValueError as error:
-        raise HpdmError(
-            f"{option} takes whole numbers", got=text, expected="for example 128,64,32"
-        ) from error
+    return _numbers(text, int, f"{option} takes whole numbers", "for example 128,64,32")
 
 
 def fractions(text: str | None, *, option: str) -> tuple[float, ...] | None:
     """Split `0.3,0.5,1` into numbers, None if not given."""
+    return _numbers(
+        text, float, f"{option} takes numbers from 0 to 1", "for example 0.6 or 0.3,0.5,1"
+    )
+
+
+def _numbers(
+    text: str | None, kind: Callable[[str], Number], what: str, expected: str
+) -> tuple[Number, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(word) for word in words(text))
+        return tuple(kind(word) for word in words(text))
     except ValueError as error:
-        raise HpdmError(
-            f"{option} takes numbers from 0 to 1", got=text, expected="for example 0.6 or 0.3,0.5,1"
-        ) from error
+        raise HpdmError(what, got=text, expected=expected) from error
