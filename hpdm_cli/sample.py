@@ -168,8 +168,10 @@ def command(
     ] = False,
     consistent: Annotated[
         bool,
-        typer.Option("--consistent/--no-consistent", help="With --upscale: the result, brought "
-                     "down again, is --input."),
+        typer.Option(
+            "--consistent/--no-consistent",
+            help="With --upscale: the result, brought down again, is --input.",
+        ),
     ] = True,
     strength: Annotated[
         str | None,
@@ -226,8 +228,12 @@ def command(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="T,H,W", help="Frames, height and width of a canvas larger "
-                     "than the model's videos.", show_default="the model's"),
+        typer.Option(
+            "--size",
+            metavar="T,H,W",
+            help="Frames, height and width of a canvas larger than the model's videos.",
+            show_default="the model's",
+        ),
     ] = None,
     out: Out = None,
     formats: Annotated[

@@ -35,9 +35,7 @@ class RenderOptions:
 
     def __call__(self, job: Job) -> Transcoded:
         video = self.draw(int(job.video.name.rpartition("-")[2]))
-        return write_rendered(
-            job, video.frames, caption=video.caption, fps=FPS, crf=SHAPES_CRF
-        )
+        return write_rendered(job, video.frames, caption=video.caption, fps=FPS, crf=SHAPES_CRF)
 
     def draw(self, index: int) -> ShapeVideo:
         """Return video number `index`; classes alternate."""

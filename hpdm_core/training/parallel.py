@@ -131,9 +131,7 @@ class Parallel:
             dist.destroy_process_group()
 
 
-def start_parallel(
-    device: str, *, mode: Literal["ddp", "fsdp"], replicas: int = 1
-) -> Parallel:
+def start_parallel(device: str, *, mode: Literal["ddp", "fsdp"], replicas: int = 1) -> Parallel:
     """Join the process group of torchrun, if any.
 
     Args:
@@ -153,9 +151,7 @@ def start_parallel(
         dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
     shared = mode if world_size > 1 else "single"
     replicas = replicas if shared == "fsdp" else 1
-    return Parallel(
-        rank=rank, world_size=world_size, device=place, mode=shared, replicas=replicas
-    )
+    return Parallel(rank=rank, world_size=world_size, device=place, mode=shared, replicas=replicas)
 
 
 def num_processes() -> int:
@@ -202,9 +198,7 @@ def _shard(network: nn.Module, shape: tuple[int, int], device_type: str) -> nn.M
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     axes = ("replicate", "shard") if shape[0] > 1 else ("shard",)
-    mesh = dist.device_mesh.init_device_mesh(
-        device_type, shape[-len(axes) :], mesh_dim_names=axes
-    )
+    mesh = dist.device_mesh.init_device_mesh(device_type, shape[-len(axes) :], mesh_dim_names=axes)
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)

@@ -87,9 +87,7 @@ def run_train(
         )
     dataset = open_dataset(recipe.data.root, recipe.data.name)
     recipe = preflight.with_classes(recipe, dataset)
-    parallel = start_parallel(
-        device, mode=recipe.train.parallel, replicas=recipe.train.replicas
-    )
+    parallel = start_parallel(device, mode=recipe.train.parallel, replicas=recipe.train.replicas)
     progress = progress if parallel.is_main else NoProgress()
     try:
         preflight.check_data(recipe, dataset)

@@ -270,9 +270,7 @@ def test_half_a_character_in_a_caption_spoils_its_video_only(tmp_path, source):
     (source / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for _ in range(2):
         captions(tmp_path, source / "l.jsonl")
-    assert rejected(tmp_path / "captions") == {
-        "b.mp4": "its caption holds a lone surrogate"
-    }
+    assert rejected(tmp_path / "captions") == {"b.mp4": "its caption holds a lone surrogate"}
 
 
 def test_two_names_of_one_file_are_one_video(tmp_path, source):

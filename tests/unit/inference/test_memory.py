@@ -174,9 +174,7 @@ def test_latents_of_text_to_videos_last_level_are_in_the_plan():
     assert rows[-1]["latents_bytes"] == 3375 * 768 * 3072 * 4
     options = {"count": 8, "cached": False, "videos": None, "tiles": None}
     for device_type, free, on_device in (("cuda", 80e9, True), ("cuda", 40e9, False)):
-        sizes = choose_batch_sizes(
-            recipe, rows, free=int(free), device_type=device_type, **options
-        )
+        sizes = choose_batch_sizes(recipe, rows, free=int(free), device_type=device_type, **options)
         held = sizes.latents_bytes, sizes.host_latents_bytes
         assert held == ((3375 * 768 * 3072 * 4, 0) if on_device else (0, 3375 * 768 * 3072 * 4))
         figures = memory_estimate(recipe, sizes)
