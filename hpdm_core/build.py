@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from hpdm_core.data.dataset import VideoDataset
+from hpdm_core.data.fractional import FractionalBatchMaker
 from hpdm_core.data.loader import PatchLoader
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.distillation import Distillation
@@ -153,7 +154,7 @@ def build_loader(
         rank, world_size: which part of each batch.
     """
     data = recipe.data
-    return PatchLoader(
+    loader = PatchLoader(
         dataset,
         pyramid=recipe.pyramid.build(),
         batch_size=batch_size,
@@ -169,6 +170,9 @@ def build_loader(
         rank=rank,
         world_size=world_size,
     )
+    if recipe.pyramid.offsets == "fractional":
+        loader.maker = FractionalBatchMaker(maker=loader.maker)
+    return loader
 
 
 def build_sampling(recipe: Recipe, *, preset: Preset | None = None) -> SamplingSettings:

@@ -72,7 +72,8 @@ class PatchBatch:
 
     Args:
         patches: per level (b, c, t, h, w) float32 in [-1, 1], all of the patch size.
-        offsets: (b, l, 3) int64 offsets in pixels of each level's own grid.
+        offsets: (b, l, 3) int64 offsets in pixels of each level's own grid (or float32, for
+            patches at fractions of a pixel).
         condition: one row per video; nothing by default, for networks without classes and text.
         indices: (b,) int64 index of each sample in the global batch of this step, the same on
             any number of processes: noise is drawn per (seed, step, index). 0 .. b - 1 by default.

@@ -48,7 +48,7 @@ class MadeBatch:
 
     Args:
         patches: (l, b, c, t, h, w) float32.
-        offsets: (b, l, 3) int64.
+        offsets: (b, l, 3) int64; float32 where patches are at fractions of a pixel.
         videos: (b,) entry of each sample.
         text: (b, n, d) float32 embeddings and (b, n) bool mask, None without text.
         faults: (entry, reason) of every bad file.
@@ -87,25 +87,36 @@ class BatchMaker:
         pyramid, count = self.rules.pyramid, len(self.indices)
         shape = (pyramid.num_levels, count, 3, *pyramid.patch)
         patches = torch.empty(shape)
-        taken: list[_Taken] = []
+        taken: list[Taken] = []
         waiting: dict[int, tuple[ClipPixels, ClipSpec]] = {}
         for place, index in enumerate(self.indices):
-            sample, clip = self._take(task, index, mark)
+            sample, clip = self.take(task, index, mark)
             taken.append(sample)
             waiting[place] = clip, sample.spec
             if sum(c.fresh_bytes for c, _ in waiting.values()) > MOST_WAITING_BYTES:
-                self._fill(patches, waiting)
+                self.fill(patches, waiting)
                 waiting = {}
-        self._fill(patches, waiting)
+        self.fill(patches, waiting)
+        return self.made(
+            patches, torch.from_numpy(np.stack([s.spec.offsets for s in taken])), taken
+        )
+
+    def made(self, patches: Tensor, offsets: Tensor, taken: Sequence["Taken"]) -> MadeBatch:
+        """Return the batch of (l, b, c, t, h, w) patches in 0..255, which are overwritten."""
         return MadeBatch(
             patches=patches.div_(127.5).sub_(1.0),
-            offsets=torch.from_numpy(np.stack([s.spec.offsets for s in taken])),
+            offsets=offsets,
             videos=[s.video for s in taken],
             text=None if self.text is None else self.text.batch([s.caption for s in taken]),
             faults=[fault for s in taken for fault in s.faults],
         )
 
-    def _take(self, task: StepTask, index: int, mark: Mark) -> tuple["_Taken", ClipPixels]:
+    def take(self, task: StepTask, index: int, mark: Mark) -> tuple["Taken", ClipPixels]:
+        """Draw one sample of the step and read its pixels.
+
+        Raises:
+            DataError: hardly any file can be read.
+        """
         faults = []
         for attempt in range(MOST_ATTEMPTS):
             rng = sample_rng(self.seed, task.step, index, attempt)
@@ -124,14 +135,14 @@ class BatchMaker:
                 faults.append((video, error.detail))
                 continue
             caption = choose_caption(rng, self.entries[video])
-            return _Taken(video=video, spec=spec, caption=caption, faults=faults), clip
+            return Taken(video=video, spec=spec, caption=caption, faults=faults), clip
         names = ", ".join(self.entries[video].path for video, _ in faults[:3])
         raise DataError(
             f"{MOST_ATTEMPTS} videos in a row cannot be read ({names}, ...)",
             remedy="check the disk, then run `hpdm prep` again: it repairs what has changed",
         )
 
-    def _fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, ClipSpec]]) -> None:
+    def fill(self, patches: Tensor, samples: dict[int, tuple[ClipPixels, ClipSpec]]) -> None:
         """Write the patches of some samples of the batch, (l, b, c, t, h, w) in 0..255."""
         exact = [place for place, (clip, _) in samples.items() if clip.crop is None]
         for level in range(self.rules.pyramid.num_levels):
@@ -184,7 +195,9 @@ class BatchMaker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Taken:
+class Taken:
+    """One sample: its entry, clip and caption, and (entry, reason) of bad files before it."""
+
     video: int
     spec: ClipSpec
     caption: str

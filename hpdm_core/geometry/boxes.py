@@ -39,7 +39,7 @@ def level_box(pyramid: Pyramid, level: int, offsets: Tensor) -> Box:
     represent, so the box is shifted along time (`Pyramid.time_shift`).
 
     Args:
-        offsets: (b, 3) int64 pixels.
+        offsets: (b, 3) pixels.
 
     Returns:
         Box of (b, 3) float32 scales and offsets.
@@ -56,6 +56,6 @@ def pyramid_boxes(pyramid: Pyramid, offsets: Tensor) -> tuple[Box, ...]:
     """Return the box of every level's patch.
 
     Args:
-        offsets: (b, l, 3) int64 pixels of each level's own grid.
+        offsets: (b, l, 3) pixels of each level's own grid.
     """
     return tuple(level_box(pyramid, k, offsets[:, k]) for k in range(pyramid.num_levels))

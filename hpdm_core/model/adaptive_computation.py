@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 
-def first_block(levels_per_block: Sequence[int], level: int) -> int:
-    """Return the first block that runs on `level`; all later ones do too."""
-    return next(block for block, load in enumerate(levels_per_block) if load > level)
+def blocks_of(levels_per_block: Sequence[int], level: int) -> tuple[int, ...]:
+    """Return the blocks that run on `level`: the last ones where loads rise, as in the paper."""
+    return tuple(block for block, load in enumerate(levels_per_block) if load > level)
 
 
 def block_passes(levels_per_block: Sequence[int], level: int) -> int:
     """Return how many blocks run on `level`: its cost in one forward pass."""
-    return len(levels_per_block) - first_block(levels_per_block, level)
+    return len(blocks_of(levels_per_block, level))
 
 
 def stack_levels(per_level: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hpdm_core.model.adaptive_computation import blocks_of
 from hpdm_core.model.context_sites import TOKENIZER
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
@@ -68,9 +69,8 @@ def level_flops(network: HPDM, level: int, *, text_tokens: int) -> int:
     if network.self_conditioning is not None:
         total += _layer_flops(network.self_conditioning.mlp, rows.m, 0)
     total += sum(_context_flops(network, site, level) for site in network.fusion.sites(level))
-    for block, load in zip(network.blocks, network.levels_per_block, strict=True):
-        if load > level:
-            total += block_flops(block, rows)
+    for index in blocks_of(network.levels_per_block, level):
+        total += block_flops(network.blocks[index], rows)
     return total
 
 
@@ -88,10 +88,10 @@ def kept_numbers(network: HPDM, *, text_tokens: int, checkpointing: bool) -> int
         checkpointing: whether blocks are recomputed in the backward pass.
     """
     rows, loads = patch_rows(network, text_tokens=text_tokens), network.levels_per_block
-    width, levels = network.detokenizer.project.in_features, loads[-1]
+    width, levels = network.detokenizer.project.in_features, max(loads)
     blocks = [
-        load * sum(_layer_kept(*call) for call in _calls(block, rows))
-        for block, load in zip(network.blocks, loads, strict=True)
+        load * sum(_layer_kept(*call) for call in _calls(network.blocks[index], rows))
+        for index, load in enumerate(loads)
     ]
     inside = sum(blocks)
     if checkpointing:

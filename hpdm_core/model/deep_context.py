@@ -41,14 +41,24 @@ class DeepContext(nn.ModuleDict):
         detach: bool,
     ) -> None:
         # Only blocks that run on a finer level have fusion weights: others would be unused.
+        levels = max(levels_per_block)
         super().__init__(
             {
-                str(block): DeepContextFusion(width, coordinates=coordinates)
+                str(block): self.make_layer(width, levels=levels, coordinates=coordinates)
                 for block, load in enumerate(levels_per_block)
                 if load > 1
             }
         )
         self.grid, self.levels_per_block, self.detach = grid, levels_per_block, detach
+
+    @staticmethod
+    def make_layer(width: int, *, levels: int, coordinates: bool) -> "DeepContextFusion":
+        """Return the layer in front of one block."""
+        return DeepContextFusion(width, coordinates=3 if coordinates else 0)
+
+    def pool(self, lower: Sequence[Tensor], links: Links) -> Tensor:
+        """Return the context (b, n, d) of the lower levels' (b, n, d) features."""
+        return pooled_context(lower, links.resamplers, self.grid)
 
     def sites(self, level: int) -> tuple[int, ...]:
         """Return where context enters a level: before the blocks that run on it."""
@@ -69,8 +79,7 @@ class DeepContext(nn.ModuleDict):
             return None
         if self.detach:
             lower = [features.detach() for features in lower]
-        pooled = pooled_context(lower, links.resamplers, self.grid)
-        return self[str(site)].context_term(pooled, links.coordinates)
+        return self[str(site)].context_term(self.pool(lower, links), links.coordinates)
 
     def fuse(self, site: int, own: Tensor, term: Tensor | None) -> Tensor:
         """Fuse the patch's own (b, n, d) tokens with the term."""
@@ -82,13 +91,14 @@ class DeepContextFusion(nn.Module):
 
     Args:
         width: width D of data tokens.
-        coordinates: whether each token's place in the full video is part of the input.
+        coordinates: numbers that give each token's place in the full video; 0 where none do.
+        contexts: widths D of context that enter; one in the paper's model.
     """
 
-    def __init__(self, width: int, *, coordinates: bool) -> None:
+    def __init__(self, width: int, *, coordinates: int, contexts: int = 1) -> None:
         super().__init__()
         self.width = width
-        self.project = nn.Linear(2 * width + (3 if coordinates else 0), width)
+        self.project = nn.Linear((1 + contexts) * width + coordinates, width)
 
     def reset(self) -> None:
         """Initialise as the identity on the level's own tokens, which preserves a base model."""
@@ -107,7 +117,7 @@ class DeepContextFusion(nn.Module):
         Returns:
             (b, n, d), the bias included.
         """
-        start, end = self.width, 2 * self.width
+        start, end = self.width, self.width + context.shape[-1]
         weight = self.project.weight
         term = F.linear(context, weight[:, start:end], self.project.bias)
         if weight.shape[1] == end:

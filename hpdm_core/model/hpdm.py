@@ -16,14 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from hpdm_core.geometry.boxes import Box
 from hpdm_core.geometry.resample import Grid
-from hpdm_core.model.adaptive_computation import first_block, stack_levels, unstack_levels
+from hpdm_core.model.adaptive_computation import blocks_of, stack_levels, unstack_levels
 from hpdm_core.model.conditioning import ConditioningTokens
 from hpdm_core.model.context_sites import TOKENIZER
-from hpdm_core.model.deep_context import DeepContext, DeepContextFusion
+from hpdm_core.model.deep_context import DeepContextFusion
 from hpdm_core.model.rin import RINBlock, SelfConditioning
 from hpdm_core.model.shallow_context import ShallowContext
 from hpdm_core.model.tokenizer import Detokenizer, Tokenizer
 from hpdm_core.model.transformer import TransformerBlock
+from hpdm_core.model.variants import DEEP_CONTEXTS, SharedBlocks
 from hpdm_core.records import Condition, LevelOutput
 
 TABLE_STD = 0.02
@@ -45,7 +46,7 @@ class HPDM(nn.Module):
         *,
         patch: Grid,
         token: Grid,
-        block: Literal["rin", "transformer"],
+        block: Literal["rin", "transformer", "shared_rin"],
         data_width: int,
         latent_width: int | None,
         num_latents: int | None,
@@ -57,7 +58,7 @@ class HPDM(nn.Module):
         head_width: int,
         mlp_ratio: int,
         levels_per_block: tuple[int, ...],
-        context: Literal["deep", "shallow"],
+        context: Literal["deep", "shallow", "concatenated", "averaged", "sinusoidal"],
         detach_context: bool,
         coordinates: bool,
         positions: Literal["learned", "factorised"],
@@ -71,7 +72,7 @@ class HPDM(nn.Module):
         self.patch, self.levels_per_block = patch, levels_per_block
         self.grid = tuple(p // t for p, t in zip(patch, token, strict=True))  # tokens of a patch
         self.activation_checkpointing = False
-        rin, levels = block == "rin", levels_per_block[-1]
+        rin, levels = block != "transformer", max(levels_per_block)
         self.tokenizer = Tokenizer(
             token,
             self.grid,
@@ -92,7 +93,7 @@ class HPDM(nn.Module):
         self.fusion = (
             ShallowContext(self.tokenizer, patch=patch, grid=self.grid, levels=levels)
             if context == "shallow"
-            else DeepContext(
+            else DEEP_CONTEXTS[context](
                 data_width,
                 grid=self.grid,
                 levels_per_block=levels_per_block,
@@ -113,7 +114,8 @@ class HPDM(nn.Module):
         else:
             sizes |= {"head_width": head_width, "conditioning": conditioning}
         kind = RINBlock if rin else TransformerBlock
-        self.blocks = nn.ModuleList(kind(**sizes) for _ in levels_per_block)
+        blocks = SharedBlocks if block == "shared_rin" else nn.ModuleList
+        self.blocks = blocks(kind(**sizes) for _ in levels_per_block)
         self.detokenizer = Detokenizer(token, self.grid, data_width)
         self.reset_parameters()
 
@@ -202,7 +204,7 @@ class HPDM(nn.Module):
                 tokens[own],
                 terms=terms(index, tokens[own]),
                 condition=cond,
-                latents_only=latents_only and index == len(self.blocks) - 1,
+                latents_only=latents_only and index == len(self.levels_per_block) - 1,
             )
         if latents_only:
             return (), tuple(states)
@@ -240,7 +242,8 @@ class HPDM(nn.Module):
         (tokens,) = self._tokenize([inputs], [terms.get(TOKENIZER)])  # (b, n, d)
         state = self._start_latents(inputs, latents)  # (b, m, d)
         cond = self.conditioning(c_noise, condition)  # (b, k, d), (b, k)
-        for index in range(first_block(self.levels_per_block, level), len(self.blocks)):
+        own = blocks_of(self.levels_per_block, level)
+        for index in own:
             if index in read_by_finer:
                 features.append(tokens)
             (state,), (tokens,) = self._run_block(
@@ -249,7 +252,7 @@ class HPDM(nn.Module):
                 [tokens],
                 terms=[terms.get(index)],
                 condition=cond,
-                latents_only=latents_only and index == len(self.blocks) - 1,
+                latents_only=latents_only and index == own[-1],
             )
         output = inputs.new_empty(0) if latents_only else self.detokenizer(tokens)
         return LevelOutput(output=output, latents=state, features=tuple(features))

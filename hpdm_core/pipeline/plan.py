@@ -273,7 +273,7 @@ def _tokens(recipe: Recipe) -> int:
 def _latent_bytes(recipe: Recipe) -> int:
     """Return the bytes of the latents that a tile keeps from one step to the next."""
     model = recipe.model
-    if model.block != "rin" or model.self_conditioning == 0:
+    if model.block == "transformer" or model.self_conditioning == 0:
         return 0
     return FLOAT_BYTES * model.num_latents * model.latent_width
 
@@ -283,7 +283,7 @@ def _context_bytes(recipe: Recipe, level: int) -> int:
     if level == 0:
         return 0
     model = recipe.model
-    terms = blocks_per_level(recipe)[level] if model.context == "deep" else 1
+    terms = blocks_per_level(recipe)[level] if model.context != "shallow" else 1
     return FLOAT_BYTES * terms * _tokens(recipe) * model.data_width
 
 

@@ -17,10 +17,10 @@ STOCHASTIC_SOLVERS = ("heun", "euler")
 
 def block_problems(model: "ModelRecipe") -> Iterator[str]:
     """Yield fields that a kind of block requires or forbids."""
-    if model.block == "rin":
+    if model.block != "transformer":
         for name in ("latent_width", "num_latents"):
             if getattr(model, name) is None:
-                yield f"model.{name} is missing, which block: rin needs"
+                yield f"model.{name} is missing, which block: {model.block} needs"
         return
     if model.data_width % model.head_width:
         yield (
@@ -60,11 +60,11 @@ def level_problems(recipe: "Recipe") -> Iterator[str]:
     distill = recipe.train.distill
     if distill is not None:
         yield from _student_problems(sampling, distill, levels)
-    last = (recipe.model.levels_per_block or ("nothing",))[-1]
-    if last != levels:
+    most = max(recipe.model.levels_per_block, default="nothing")
+    if most != levels:
         yield (
-            f"model.levels_per_block ends with {last}, expected {levels}: "
-            "the last block must run on every level"
+            f"model.levels_per_block goes up to {most}, expected {levels}: "
+            "a block must run on every level"
         )
 
 

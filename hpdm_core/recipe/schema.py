@@ -45,6 +45,11 @@ class PyramidRecipe(Section):
     temporal_downsampling: Literal["stride", "average"] = Field(
         "stride", description="coarser levels in time: every k-th frame, or the mean of k frames"
     )
+    offsets: Literal["whole", "fractional"] = Field(
+        "whole",
+        description="patches in training: at whole pixels of their level (Sec. 4.5); anywhere, by "
+        "trilinear interpolation (`hpdm ablate claims`)",
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> "PyramidRecipe":
@@ -69,10 +74,11 @@ class ModelRecipe(Section):
     """
 
     token: Size = Field(description="(t, h, w) pixels of a token")
-    block: Literal["rin", "transformer"] = Field(
+    block: Literal["rin", "transformer", "shared_rin"] = Field(
         "rin",
         description="rin: latents read the data tokens, self-attend and write back (the "
-        "paper's); transformer: data tokens self-attend, with adaptive norms (DiT)",
+        "paper's); transformer: data tokens self-attend, with adaptive norms (DiT); shared_rin: "
+        "one rin block at every depth (`hpdm ablate claims`)",
     )
     data_width: Positive = Field(description="width D of data tokens")
     latent_width: Positive | None = Field(None, description="(rin) width of latents; required")
@@ -91,12 +97,14 @@ class ModelRecipe(Section):
     )
     mlp_ratio: Positive = Field(4, description="hidden width of MLPs over their width")
     levels_per_block: tuple[Positive, ...] = Field(
-        description="adaptive computation: how many of the lowest levels each block runs on"
+        description="adaptive computation: how many of the lowest levels each block runs on; "
+        "rising, or (`hpdm ablate claims`) falling"
     )
-    context: Literal["deep", "shallow"] = Field(
+    context: Literal["deep", "shallow", "concatenated", "averaged", "sinusoidal"] = Field(
         "deep",
         description="deep: features of all lower levels at every block; shallow: RGB of "
-        "the level below",
+        "the level below; others for `hpdm ablate claims`: levels' features concatenated, "
+        "averaged with the level's own, or sinusoidal coordinates",
     )
     detach_context: bool = Field(False, description="stop gradients from finer to coarser levels")
     coordinates: bool = Field(
@@ -120,15 +128,20 @@ class ModelRecipe(Section):
     @model_validator(mode="after")
     def _sound(self) -> "ModelRecipe":
         loads = self.levels_per_block
-        if list(loads) != sorted(loads):
+        if list(loads) not in (sorted(loads), sorted(loads, reverse=True)):
             raise ValueError(
-                f"levels_per_block {list(loads)} falls; a level that entered stays to the end, "
-                "so list it rising"
+                f"levels_per_block {list(loads)} rises and falls; a level skips either the first "
+                "blocks or the last ones, so list it rising (the paper's) or falling"
             )
         if self.detach_context and self.context == "shallow":
             raise ValueError(
                 "detach_context has no effect with context: shallow, whose pixels carry no "
                 "gradient; set one of them otherwise"
+            )
+        if self.context == "sinusoidal" and not self.coordinates:
+            raise ValueError(
+                "context: sinusoidal is about coordinates, which coordinates: false leaves out; "
+                "set one of them otherwise"
             )
         problems = list(block_problems(self))
         if problems:

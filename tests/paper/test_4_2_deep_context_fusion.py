@@ -106,7 +106,7 @@ def test_equation_7_is_the_mean_over_all_lower_levels():
 
 @pytest.mark.parametrize("coordinates", [True, False])
 def test_equation_9_is_one_linear_layer_on_the_concatenation(coordinates):
-    fusion = DeepContextFusion(8, coordinates=coordinates)
+    fusion = DeepContextFusion(8, coordinates=3 if coordinates else 0)
     torch.nn.init.normal_(fusion.project.weight)
     torch.nn.init.normal_(fusion.project.bias)
     tokens, context, places = torch.randn(2, 7, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 3)

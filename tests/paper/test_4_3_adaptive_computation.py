@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpdm_core.geometry.resample import cell_centres, make_resampler
 from hpdm_core.model.adaptive_computation import (
     block_passes,
-    first_block,
+    blocks_of,
     stack_levels,
     unstack_levels,
 )
@@ -53,7 +53,15 @@ def listing_1(network: HPDM, inputs: Sequence[Tensor], labels: Tensor, boxes, co
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize(
     ("levels", "loads"),
-    [(3, UCF), (4, (1, 1, 2, 2, 3, 4)), (4, (4,) * 6), (4, (1, 2, 2, 3, 3, 4)), (1, (1,) * 3)],
+    [
+        (3, UCF),
+        (4, (1, 1, 2, 2, 3, 4)),
+        (4, (4,) * 6),
+        (4, (1, 2, 2, 3, 3, 4)),
+        (1, (1,) * 3),
+        (3, UCF[::-1]),  # `hpdm ablate claims`: later blocks are skipped
+        (4, (4, 3, 2, 2, 1, 1)),
+    ],
 )
 def test_stacked_levels_equal_listing_1(levels, loads, block):
     network = make_network(levels, block=block, loads=loads)
@@ -148,11 +156,15 @@ def test_tiled_inference_skips_the_same_blocks(kind):
         ((1, 2, 2, 3, 3, 4), [6, 5, 3, 1]),  # HPDM-T2V
         ((4,) * 6, [6, 6, 6, 6]),  # HPDM-T2V-1K
         ((1, 1, 2, 2, 3, 4), [6, 4, 2, 1]),  # Sec. 4.6
+        ((3, 3, 2, 2, 1, 1), [6, 4, 2]),  # later blocks skipped in place of earlier ones
     ],
 )
 def test_block_passes_of_the_papers_loads(loads, passes):
     assert [block_passes(loads, level) for level in range(len(passes))] == passes
-    assert [first_block(loads, level) for level in range(len(passes))] == [6 - p for p in passes]
+    rising = loads == tuple(sorted(loads))
+    for level, count in enumerate(passes):
+        expected = range(6 - count, 6) if rising else range(count)
+        assert blocks_of(loads, level) == tuple(expected)
 
 
 def test_full_load_of_four_levels_is_almost_twice_as_dear():

@@ -40,6 +40,7 @@ WIDTHS = {
     ),
     "transformer": ("data_width", "head_width", "mlp_ratio"),
 }  # fmt: skip
+WIDTHS["shared_rin"] = WIDTHS["rin"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,10 @@ def count_with_torch(network: HPDM, levels: int, *, kind: str, backward: bool = 
         {"block": "transformer", "loads": (3, 3), "context": "shallow"},
         {"block": "transformer", "conditioning": "text"},
         {"block": "transformer", "conditioning": "none"},
+        {"block": "shared_rin"},
+        {"context": "concatenated"},
+        {"context": "sinusoidal"},
+        {"loads": (3, 3, 2, 1)},
     ],
     ids=str,
 )

@@ -37,7 +37,11 @@ def test_constructors_take_the_fields_of_a_recipe_by_name():
     ("option", "value"),
     [
         ("block", "transformer"),
+        ("block", "shared_rin"),
         ("context", "shallow"),
+        ("context", "concatenated"),
+        ("context", "averaged"),
+        ("context", "sinusoidal"),
         ("coordinates", False),
         ("positions", "factorised"),
         ("conditioning", "none"),

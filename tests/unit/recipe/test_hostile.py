@@ -67,7 +67,7 @@ def test_names_that_would_leave_their_folder_are_refused_everywhere(resolved, ke
         ("model.layers_per_block=1000000", "model.layers_per_block times 5 blocks is 5,000,000"),
         ("model.latent_heads=100000", "model.latent_heads times their width is"),
         ("model.num_classes=999999999999999999", "model.num_classes is 999,999,999,999,999,999"),
-        ("model.levels_per_block=[]", "model.levels_per_block ends with nothing, expected 3"),
+        ("model.levels_per_block=[]", "model.levels_per_block goes up to nothing, expected 3"),
         (f"model.levels_per_block={[3] * 2000}", f"expected at most {MOST_LAYERS:,}"),
         ("pyramid.levels=[]", "levels is empty"),
         ("model.token=[1, 1, 1]", None),

@@ -168,7 +168,7 @@ def test_mistake_in_the_base_is_reported_at_the_base(tmp_path, recipe_file):
         ("token: [1, 4, 4]", "token: [1, 5, 4]", "pyramid.patch has height 16, which model.token's "
          "5 does not divide"),
         ("steps: [8, 4]", "steps: [8, 4, 2]", ":26:3: sampling.steps has 3 values, expected 2"),
-        ("levels_per_block: [1, 2]", "levels_per_block: [2, 1]", "levels_per_block [2, 1] falls"),
+        ("levels_per_block: [1, 2]", "levels_per_block: [1, 2, 1]", "[1, 2, 1] rises and falls"),
         ("  latent_width: 32\n", "", ":6:1: model.latent_width is missing, which block: rin needs"),
         ("data_width: 32", "data_width: 40\n  block: transformer",
          ":6:1: model.head_width 32 does not divide model.data_width 40"),
