@@ -1,7 +1,8 @@
-"""How the bundled detector's Frechet distance grows with degradations of real videos.
+"""How a detector's Frechet distance grows with degradations of real videos.
 
     python benchmarks/score_ladder.py --json
     python benchmarks/score_ladder.py --json --data data/vizdoom --num 200
+    python benchmarks/score_ladder.py --detector transnetv2 --num 24 --rungs 1,4
 
 Real videos are cut into two disjoint halves. One half is degraded at five strengths of each kind;
 its distance from the other half, over the distance of the two halves as they are, is printed: 1
@@ -23,8 +24,8 @@ from torch import Tensor
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import VideoReader
-from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
+from hpdm_core.metrics.load import cache_folder, load_metrics
 
 # Seeds that no data set of `hpdm prep shapes` has.
 FIRST_SEED = 1 << 50
@@ -120,22 +121,34 @@ def first_clips(folder: Path, num: int) -> Tensor:
     return torch.from_numpy(np.stack(clips))
 
 
+def detector_features(name: str) -> Features:
+    """Return what a detector of `hpdm eval-fvd` makes of videos, without a download."""
+    folder = cache_folder() / "detectors"
+    device = torch.device("cpu")
+    metric = load_metrics(["fvd"], name, folder=folder, device=device, fetch=None)[0]
+    return lambda videos: metric.detector(videos, batch=4)
+
+
 def main() -> None:
     """Print the ratios by kind and strength."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a prepared data set; rendered shapes without")
     parser.add_argument("--num", type=int, default=180, help="videos in both halves together")
+    parser.add_argument("--detector", default="bundled", help="as of hpdm eval-fvd")
+    parser.add_argument("--rungs", default="0,1,2,3,4", help="which of the five strengths")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", type=Path, help="draw the ladder into this picture")
     arguments = parser.parse_args()
+    rungs = [int(rung) for rung in arguments.rungs.split(",")]
     videos = (
         rendered_shapes(arguments.num)
         if arguments.data is None
         else first_clips(arguments.data, arguments.num)
     )
     half = len(videos) // 2
-    ratios = ladder(videos[:half], videos[half : 2 * half], load_bundled().features)
-    strengths = {kind: list(LADDER[kind][1]) for kind in LADDER}
+    features = detector_features(arguments.detector)
+    ratios = ladder(videos[:half], videos[half : 2 * half], features, rungs=rungs)
+    strengths = {kind: [LADDER[kind][1][rung] for rung in rungs] for kind in LADDER}
     if arguments.plot:
         draw(ratios, arguments.plot)
     if arguments.json:
@@ -153,7 +166,13 @@ def draw(ratios: dict[str, list[float]], path: Path) -> None:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for kind, values in ratios.items():
-        axes.plot(range(6), [1.0, *values], marker="o", markersize=3, label=kind.replace("_", " "))
+        axes.plot(
+            range(len(values) + 1),
+            [1.0, *values],
+            marker="o",
+            markersize=3,
+            label=kind.replace("_", " "),
+        )
     axes.set(yscale="log", xlabel="strength, of five", ylabel="distance / that of real halves")
     axes.axhline(1.3, color="grey", linewidth=0.8, linestyle=":")
     axes.legend(fontsize=8, ncols=2)

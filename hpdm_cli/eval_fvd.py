@@ -63,7 +63,8 @@ def command(
         typer.Option(
             "--detector",
             metavar="NAME or FILE",
-            help="i3d, bundled, videomae, vjepa2, or a file of I3D weights; only i3d gives FVD.",
+            help="i3d, bundled, efficientnet-lite0, transnetv2, videomae, vjepa2, or a file of "
+            "I3D weights; only i3d gives FVD.",
         ),
     ] = "i3d",
     num_fakes: Annotated[

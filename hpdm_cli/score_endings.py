@@ -37,7 +37,8 @@ def scores_listed(result: dict) -> Shown:
         "Detectors": detectors,
     }
     folder = Path(result["detectors"][1]["files"][0]).parent
-    return Shown(tables=tables, lines=[("folder", str(folder))])
+    names = "only i3d gives FVD and KVD, only c3d IS; other detectors' scores bear their names"
+    return Shown(tables=tables, lines=[("names", names), ("folder", str(folder))])
 
 
 def _score(score: dict) -> str:

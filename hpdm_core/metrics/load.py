@@ -20,6 +20,7 @@ from hpdm_core.metrics.hub_detectors import HUB_MODELS, hub_model, load_hub_dete
 from hpdm_core.metrics.i3d import load_i3d_port, load_i3d_torchscript
 from hpdm_core.metrics.quality_detector import quality_detector
 from hpdm_core.metrics.weights import Fetch, obtain, verify
+from hpdm_core.metrics.wheel_detectors import WHEEL_MODELS, load_wheel_detector
 from hpdm_core.progress import Progress
 
 MetricName = Literal["fvd", "kvd", "is", "prdc", "quality"]
@@ -30,7 +31,7 @@ OF_FEATURES: dict[MetricName, str] = {
     "kvd": "kernel distance",
     "prdc": "precision, recall, density and coverage",
 }
-DETECTORS = ("i3d", "bundled", *HUB_MODELS)  # besides files
+DETECTORS = ("i3d", "bundled", *WHEEL_MODELS, *HUB_MODELS)  # besides files
 # Seconds before a retry of one mirror.
 MIRROR_PAUSE = 0.05
 
@@ -140,6 +141,8 @@ def _extractor(
     kind = hub_model(detector)
     if bundled is not None:
         return _bundled(bundled), "bundled"
+    if detector in WHEEL_MODELS:
+        return load_wheel_detector(detector, device=device), WHEEL_MODELS[detector].label
     if kind is not None:
         network = load_hub_detector(detector, device=device, offline=fetch is None)
         return network, kind.label

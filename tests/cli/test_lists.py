@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpdm_core.metrics.load import METRICS
+from hpdm_core.metrics.load import DETECTORS, METRICS
 from hpdm_core.metrics.protocols import parse_protocol
 from hpdm_core.pipeline import pretrained
 from hpdm_core.recipe.load import load_recipe, shipped_recipes, shipped_tables
@@ -56,12 +56,15 @@ def test_scores_are_listed_with_what_is_here(hpdm, tmp_path, monkeypatch):
     )
     here = {row["detector"]: row["here"] for row in found["detectors"]}
     assert (here["bundled"], here["i3d"]) == (True, False)
+    assert next(iter(here)) == "bundled"
+    assert {name for name in here if not name.startswith("c3d")} == set(DETECTORS)
     file = Path(found["detectors"][1]["files"][0])
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     found = _json(hpdm("eval-fvd", "--list", "--json"))
     assert found["detectors"][1]["here"]
-    *lines, folder = hpdm("eval-fvd", "--list").stdout.splitlines()
+    *lines, names, folder = hpdm("eval-fvd", "--list").stdout.splitlines()
+    assert "only i3d gives FVD" in names
     assert max(map(len, lines)) <= 80
     assert str(file.parent) in folder
 

@@ -8,32 +8,46 @@ from typing import Any
 
 from torch import Tensor
 
-from hpdm_core.metrics.kernel import estimate_kernel_distance
+from hpdm_core.metrics.kernel import JEDI, KID, estimate_kernel_distance
 from hpdm_core.metrics.prdc import NEIGHBOURS, estimate_prdc
 from hpdm_core.metrics.quality_detector import MEASURES
 from hpdm_core.metrics.store import Chunk
 
+# Detectors of the kind that JEDi (Luo et al. 2024) uses.
+JEDI_DETECTORS = ("vjepa2",)
 
-def kernel_figure(title: str, fakes: Chunk, reals: Chunk, *, seed: int) -> dict[str, Any]:
-    """Return the kernel distance, whose `std` is that of a bootstrap over both sets."""
-    found = estimate_kernel_distance(fakes.outputs, reals.outputs, seed=seed)
-    return {
-        "metric": "kvd",
-        "name": title,
-        "value": found.value,
-        "std": found.std,
-        "interval": list(found.interval),
-        "subset_mean": found.subset_mean,
-        "subset_std": found.subset_std,
-        "subset_size": found.subset_size,
-        "num_fakes": len(fakes.places),
-        "num_reals": len(reals.places),
-    }
+
+def kernel_figures(
+    title: str, fakes: Chunk, reals: Chunk, *, detector: str, seed: int
+) -> list[dict[str, Any]]:
+    """Return the kernel distance, whose `std` is that of a bootstrap over both sets.
+
+    Of V-JEPA 2's features the distance with JEDi's kernel follows.
+    """
+    figures = []
+    for kernel in (KID, JEDI) if detector in JEDI_DETECTORS else (KID,):
+        found = estimate_kernel_distance(fakes.outputs, reals.outputs, seed=seed, kernel=kernel)
+        figures.append(
+            {
+                "metric": "kvd",
+                "name": title if kernel is KID else f"{kernel.label} on {_features_of(title)}",
+                "value": found.value,
+                "std": found.std,
+                "interval": list(found.interval),
+                "subset_mean": found.subset_mean,
+                "subset_std": found.subset_std,
+                "subset_size": found.subset_size,
+                "kernel": kernel.formula,
+                "num_fakes": len(fakes.places),
+                "num_reals": len(reals.places),
+            }
+        )
+    return figures
 
 
 def neighbour_figures(title: str, fakes: Chunk, reals: Chunk, *, seed: int) -> list[dict[str, Any]]:
     """Return precision, recall, density and coverage, one figure each."""
-    where = title.partition(" on ")[2]
+    where = _features_of(title)
     return [
         {
             "metric": "prdc",
@@ -70,6 +84,11 @@ def quality_figures(fakes: Chunk, reals: Chunk | None) -> list[dict[str, Any]]:
             }
         )
     return figures
+
+
+def _features_of(title: str) -> str:
+    """Return 'V-JEPA 2 features' of 'kernel distance on V-JEPA 2 features'."""
+    return title.partition(" on ")[2]
 
 
 def _mean(values: Tensor) -> tuple[float | None, float | None]:

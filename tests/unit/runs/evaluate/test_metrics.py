@@ -13,6 +13,8 @@ from hpdm_core.metrics import kernel, prdc
 from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.quality import measure_quality
 from hpdm_core.metrics.quality_detector import MEASURES, eighths
+from hpdm_core.metrics.store import Chunk
+from hpdm_core.runs.evaluate.figures import kernel_figures
 from hpdm_core.runs.evaluate.run import run_eval_fvd
 from tests.unit.runs.evaluate.evalkit import write_shapes
 
@@ -67,6 +69,20 @@ def test_kernel_distance_and_neighbours_are_those_of_the_features(score, folders
         assert figure["value"] == pytest.approx(float(expected[name].mean()))
         assert figure["interval"][0] <= figure["value"] <= figure["interval"][1]
         assert (figure["num_fakes"], figure["num_reals"]) == (12, 14)
+
+
+def test_jedis_kernel_follows_for_its_kind_of_detector():
+    rng = torch.Generator().manual_seed(0)
+    fakes, reals = (torch.randn(8, 3, generator=rng) for _ in range(2))
+    chunks = [Chunk(start=0, stop=8, places=torch.arange(8), outputs=x) for x in (fakes, reals)]
+    title = "kernel distance on V-JEPA 2 features"
+    figures = kernel_figures(title, *chunks, detector="vjepa2", seed=0)
+    assert [(figure["name"], figure["kernel"]) for figure in figures] == [
+        (title, "(x . y / d + 1)^3"),
+        ("JEDi's kernel distance on V-JEPA 2 features", "(x . y / d)^2"),
+    ]
+    assert figures[1]["value"] == kernel.kernel_distance(fakes, reals, kernel=kernel.JEDI)
+    assert len(kernel_figures("KVD", *chunks, detector="i3d", seed=0)) == 1
 
 
 def test_quality_stands_beside_that_of_the_real_videos(score, folders):
