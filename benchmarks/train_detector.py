@@ -4,7 +4,8 @@ It learns the classes of the shapes, rendered during training at many sizes and 
 the walks of a prepared data set (`hpdm prep vizdoom ./data --num 2400`), of which the last
 tenth is held out. Videos are recoloured, moved, degraded (benchmarks/degrade.py) and
 compressed, so that classes are found in generated videos, and a second head estimates the strength
-of each degradation, which makes the features respond to it.
+of each degradation, which makes the features respond to it. Run again with the same `--state
+FOLDER`, an interrupted training goes on from its last 25 steps, or from the kept videos.
 
 Axis legend: `b` batch, `c` channels, `t h w` video, `d` feature width.
 """
@@ -50,6 +51,8 @@ KEPT_SEED = TRAIN_SEEDS + (1 << 36)
 # Standard deviations on the scale [-1, 1] that count as strength 1.
 FULL = {"noise": 0.3, "block_noise": 0.3, "seams": 0.3, "colour": 0.5}
 STRENGTH_WEIGHT = 3.0
+# Steps between lines of the log, and between states that a training goes on from.
+REPORT_EVERY = 25
 # How much each kind of feature counts in a distance: its deviation over real videos at most.
 STAGE_SCALE, STATISTIC_SCALE, STRENGTH_SCALE = 0.2, 0.5, 1.0
 
@@ -122,14 +125,27 @@ def make_example(clip: Tensor, label: int, rng: torch.Generator, *, damaged: boo
     )
 
 
-def train(walks: Walks, *, steps: int, batch_size: int, lr: float = 3e-3) -> BundledNetwork:
-    """Return a trained network; two of five videos are walks, the others rendered once each."""
+def train(
+    walks: Walks, *, steps: int, batch_size: int, state: Path | None = None, lr: float = 3e-3
+) -> BundledNetwork:
+    """Return a trained network; two of five videos are walks, the others rendered once each.
+
+    Args:
+        state: file that the training is kept in every 25 steps, and goes on from.
+    """
     torch.manual_seed(0)
     network = BundledNetwork(len(CLASSES)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done = 0
+    if state is not None and state.is_file():
+        saved = torch.load(state, weights_only=True)
+        done = saved["step"]
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     start = time.monotonic()
-    for step in range(steps):
+    for step in range(done, steps):
         first = TRAIN_SEEDS + step * batch_size
         batch = [example for i in range(batch_size) for example in _draw(walks, first + i)]
         loss = _loss(network, batch)
@@ -137,9 +153,13 @@ def train(walks: Walks, *, steps: int, batch_size: int, lr: float = 3e-3) -> Bun
         loss.backward()
         optimizer.step()
         schedule.step()
-        if (step + 1) % 25 == 0:
+        if (step + 1) % REPORT_EVERY == 0:
             took = time.monotonic() - start
             print(f"step {step + 1} loss {loss.item():.4f} {took:.0f} s", flush=True)
+            if state is not None:
+                with atomic_path(state) as partial:
+                    states = {name: part.state_dict() for name, part in parts.items()}
+                    torch.save(states | {"step": step + 1}, partial)
     return network.eval()
 
 
@@ -263,17 +283,31 @@ def main() -> None:
     parser.add_argument("--kept", type=int, default=3000, help="videos for the last stage")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument(
+        "--state", type=Path, help="folder to go on from, one for each set of options"
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     walks = Walks(arguments.walks, held_out=False)
+    early = kept_file = None
+    if arguments.state is not None:
+        arguments.state.mkdir(parents=True, exist_ok=True)
+        early, kept_file = (arguments.state / name for name in ("early.pt", "kept.safetensors"))
     if arguments.start is None:
-        network = train(walks, steps=arguments.steps, batch_size=arguments.batch_size)
+        network = train(walks, steps=arguments.steps, batch_size=arguments.batch_size, state=early)
     else:
         network = BundledNetwork(len(CLASSES)).eval()
         state = load_file(arguments.start)
         stages = {key: value for key, value in state.items() if key.startswith("stages.")}
         network.load_state_dict(stages, strict=False)
-    fit_late(network, keep(network, walks, num=arguments.kept), epochs=arguments.epochs)
+    if kept_file is not None and kept_file.is_file():
+        kept = Kept(**load_file(kept_file))
+    else:
+        kept = keep(network, walks, num=arguments.kept)
+        if kept_file is not None:
+            with atomic_path(kept_file) as partial:
+                save_file(vars(kept), partial)
+    fit_late(network, kept, epochs=arguments.epochs)
     set_scales(network, walks)
     held_out = Walks(arguments.walks, held_out=True)
     about = {

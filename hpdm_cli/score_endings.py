@@ -11,13 +11,14 @@ def scored(result: dict) -> Shown:
     lines = [("score", _score(score)) for score in result.get("scores", [])]
     sets = [f"{result[k].get('count', '')} {k}".strip() for k in ("fakes", "reals") if result[k]]
     lines.append(("sets", f"{', '.join(sets)}; protocol {result['protocol']}"))
-    lines += [("warning", warning) for warning in result["warnings"]]
+    if result.get("dry_run"):  # a comparison logs them
+        lines += [("warning", warning) for warning in result["warnings"]]
     if "detectors_to_fetch" in result:
         lines.append(("fetch", result["detectors_to_fetch"]))
     lines += [("to do", f"{result[f'{k}_to_do']} {k}") for k in ("fakes", "reals")
               if f"{k}_to_do" in result]  # fmt: skip
     if "file" in result:
-        lines += [("in", result["file"]), ("figures", duration(result["seconds"]))]
+        lines += [("in", result["file"]), ("took", duration(result["seconds"]))]
     return Shown(lines=lines)
 
 
@@ -45,6 +46,8 @@ def _score(score: dict) -> str:
     if score["value"] is None:
         return f"{score['name']} undefined for all videos"
     spread = "" if score["std"] is None else f" ± {score['std']:.2g}"
-    real = score.get("real_value")
+    real, right = score.get("real_value"), score.get("named_right")
     beside = "" if real is None else f" (real videos {real:.4g})"
+    if right is not None:
+        beside = f" ({right:.0%} recognised as their class)"
     return f"{score['name']} {score['value']:.4g}{spread}{beside}"

@@ -53,7 +53,7 @@ def inception_score(probabilities: Tensor, *, num_splits: int = NUM_SPLITS) -> t
 def too_few_to_split(num_videos: int, num_splits: int) -> MetricError:
     """Return the refusal of fewer videos than splits."""
     return MetricError(
-        f"too few videos: the Inception Score is a mean over {num_splits} parts of them",
+        f"too few videos: a class score (IS) is a mean over {num_splits} parts of them",
         got=f"{num_videos} videos",
         expected=f"at least {num_splits}",
         remedy="generate more videos, or leave out --metrics is",

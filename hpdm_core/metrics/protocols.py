@@ -25,7 +25,7 @@ PROTOCOLS = {
     "fvd512_level0": "512 fakes of level 0 at its own resolution (Tables 3 and 4)",
     "fvdfull_16f": "all fakes in the folder, 16 frames",
 }
-EXAMPLES = ", ".join(list(PROTOCOLS)[:6])
+EXAMPLES = ", ".join(PROTOCOLS)
 # Below this many videos of either set, a Frechet distance is dominated by its bias.
 MIN_VIDEOS = 256
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpdm_cli.score_endings import scored
 from hpdm_cli.tables import Shown, print_shown, text_of
 from hpdm_cli.units import count, device_hours, duration, flop, size
 
@@ -56,3 +57,27 @@ def test_long_lists_are_counted():
 )
 def test_figures_have_human_units(text, expected):
     assert text == expected
+
+
+def test_scores_end_with_what_a_reader_compares():
+    """Warnings are logged while a comparison runs, so only a dry run ends with them."""
+    figures = [
+        {"name": "kernel distance", "value": 0.123456, "std": 0.0123},
+        {"name": "hh", "value": 0.01, "std": None, "real_value": 0.02},
+        {"name": "seams", "value": None, "std": None},
+        {"name": "class score", "value": 8.5, "std": 0.25, "named_right": 0.975},
+    ]
+    sets = {"fakes": {"count": 6}, "reals": {"count": 12}, "protocol": "fvd6_16f"}
+    warnings = {"warnings": ["few videos"]}
+    shown = scored({"scores": figures, "file": "a.json", "seconds": 3} | sets | warnings)
+    assert shown.lines == [
+        ("score", "kernel distance 0.1235 ± 0.012"),
+        ("score", "hh 0.01 (real videos 0.02)"),
+        ("score", "seams undefined for all videos"),
+        ("score", "class score 8.5 ± 0.25 (98% recognised as their class)"),
+        ("sets", "6 fakes, 12 reals; protocol fvd6_16f"),
+        ("in", "a.json"),
+        ("took", "3 s"),
+    ]
+    planned = scored({"dry_run": True, "fakes_to_do": 6} | sets | warnings).lines
+    assert ("warning", "few videos") in planned

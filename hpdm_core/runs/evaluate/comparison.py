@@ -137,6 +137,8 @@ def plan_comparison(
     spec = replace(spec, preparation=preparation)
     wanted = reals is not None and (needs_real or uses_real)
     real_set = _real_set(reals, spec) if wanted else None
+    if real_set is not None and fakes.facts["sha256"] == real_set.facts["sha256"]:
+        warnings.append("the fakes are the real videos themselves: their distance means nothing")
     return Comparison(
         protocol=replace(protocol, num_fakes=fakes.wanted),
         frames=spec.frames,

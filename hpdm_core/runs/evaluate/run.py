@@ -15,7 +15,7 @@ import torch
 
 from hpdm_core import __version__
 from hpdm_core.errors import MetricError
-from hpdm_core.files import write_text
+from hpdm_core.files import json_sha256, write_text
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.extract import extract
 from hpdm_core.metrics.load import (
@@ -303,8 +303,10 @@ def _description(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write the result to a file named by protocol, detector and scored set."""
-    identity = result["fakes"]["sha256"][:8]
-    path = folder / f"{result['protocol']}_{result['detectors'][0]['name']}_{identity}.json"
-    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    return path
+    """Write the result to a file of its own for all that it depends on; run again, to the same."""
+    identity = json_sha256({key: result[key] for key in ("clip", "fakes", "reals", "detectors")})
+    detectors = result["detectors"]
+    metrics = "-".join(detector["metric"] for detector in detectors)
+    name = f"{result['protocol']}_{detectors[0]['name']}_{metrics}_{identity[:8]}.json"
+    write_text(folder / name, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return folder / name

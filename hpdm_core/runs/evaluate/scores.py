@@ -76,7 +76,8 @@ def scores(
             "skipped_reasons": [reason for _, reason in chunk.skipped[:NUM_REASONS]],
         }
         if chunk.skipped:
-            warnings.append(f"{len(chunk.skipped)} {name} could not be used")
+            example = chunk.skipped[0][1]
+            warnings.append(f"{len(chunk.skipped)} {name} could not be used, such as {example}")
     for warning in warnings:
         logger.warning(warning)
     # A figure of fewer fakes than requested must not carry the name of the larger number.

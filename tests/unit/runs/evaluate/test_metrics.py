@@ -118,6 +118,19 @@ def test_scores_come_in_one_order_and_share_features(score, monkeypatch):
     assert [figure["metric"] for figure in first["scores"]] == kinds
 
 
+def test_a_file_for_all_that_a_score_depends_on(score, folders):
+    """Other metrics or real videos keep what was written; the same again does not pile up."""
+    first = Path(score(metrics=["kvd"])["file"])
+    assert first.name.startswith("fvd12_8f_bundled_kvd_")
+    both = Path(score(metrics=["kvd", "prdc"])["file"])
+    itself = score(metrics=["kvd"], real=folders[0])
+    assert len({first, both, Path(itself["file"])}) == 3
+    assert any("the real videos themselves" in warning for warning in itself["warnings"])
+    again = score(metrics=["kvd"])
+    assert Path(again["file"]) == first
+    assert not any("themselves" in warning for warning in again["warnings"])
+
+
 def test_what_is_undefined_is_none(score, tmp_path):
     for i in range(2):
         write_mp4(tmp_path / f"{i}.mp4", np.full((4, 32, 32, 3), 90, np.uint8), 12.5)
