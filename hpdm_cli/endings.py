@@ -11,7 +11,7 @@ _MOST_COLUMNS = 4  # of a table in the terminal
 _RECIPES = {"shapes": "quickstart", "vizdoom": "walks", "ucf101": "hpdm_s"}
 
 
-def prepared(result: dict, *, root: Path, kind: str) -> Shown:
+def prepared(result: dict, *, root: Path | str, kind: str) -> Shown:
     """Return the ending of `hpdm prep`, also of its dry run."""
     lines = [("data", result["usable"])] if "usable" in result else []
     if "bytes" not in result:  # a dry run
@@ -30,7 +30,7 @@ def prepared(result: dict, *, root: Path, kind: str) -> Shown:
     lines += [("note", note) for note in result["notes"]]
     name, recipe = result["name"], _RECIPES.get(kind, "small")
     own = [] if name == kind else [f"data.name={name}"]
-    own += [] if root in (Path("data"), Path("./data")) else [f"data.root={root}"]
+    own += [] if Path(root) == Path("data") else [f"data.root={root}"]
     return Shown(lines=[*lines, ("next", _command("hpdm", "train", recipe, *own))])
 
 
@@ -42,6 +42,9 @@ def committed(result: dict) -> Shown:
         ("in", result["folder"]),
         ("figures", f"{result['shards']} shards, {result['classes']} classes; {splits}"),
     ]
+    if "://" in result["folder"]:
+        copied = "copy it to a disk, or mount it, to train on it (docs/cluster.md)"
+        return Shown(lines=[*lines, ("next", copied)])
     folder = Path(result["folder"])
     own = (f"data.root={folder.parent}", f"data.name={folder.name}")
     return Shown(lines=[*lines, ("next", _command("hpdm", "train", "small", *own))])

@@ -20,6 +20,15 @@ Root = Annotated[
     Path,
     typer.Argument(metavar="DATA", help="Folder of data sets, such as ./data.", show_default=False),
 ]
+AnyRoot = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder of data sets, such as ./data; with --shard also s3://BUCKET/data, gs://, "
+        "hf:// (pip install 'hpdm[cluster]').",
+        show_default=False,
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="Name of the data set: the folder below DATA.")]
 Workers = Annotated[
     int | None,
@@ -170,10 +179,10 @@ def ucf101(
     )
 )
 def folder(
-    root: Root,
+    root: AnyRoot,
     source: Annotated[
-        Path,
-        typer.Option("--source", help="Folder of videos, at any depth.", show_default=False),
+        str,
+        typer.Option("--source", help="Folder or URL of videos, at any depth.", show_default=False),
     ],
     name: Annotated[
         str | None,
@@ -208,12 +217,13 @@ def folder(
     )
 )
 def captions(
-    root: Root,
+    root: AnyRoot,
     source: Annotated[
-        Path,
+        str,
         typer.Option(
             "--source",
-            help="JSON lines or CSV with a file and a caption per line; paths are relative to it.",
+            help="JSON lines or CSV, here or at a URL, with a file (relative to it, or a URL) and "
+            "a caption per line.",
             show_default=False,
         ),
     ],
@@ -258,10 +268,10 @@ def captions(
 )
 def commit(
     dest: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="DEST",
-            help="The data set, DATA/NAME; DATA if it holds one such data set.",
+            help="The data set, DATA/NAME or its URL; DATA if it holds one such data set.",
             show_default=False,
         ),
     ],

@@ -3,15 +3,14 @@
     python examples/cluster/prepare_ray.py ./data --source captions.jsonl --name clips --parts 64
 
 On a cluster run it on the head node, or with `ray job submit`; DATA must be a folder that all
-machines share. Without a cluster it starts one with `--cpus` processes on this machine. A task
-whose worker was killed runs again, and skips what it had done.
+machines share, or a URL (s3://bucket/data). Without a cluster it starts one with `--cpus`
+processes on this machine. A task whose worker was killed runs again, and skips what it had done.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import ray
 
@@ -29,7 +28,7 @@ def main() -> None:
         ray.init(address="auto")
     else:
         ray.init(num_cpus=options.cpus, include_dashboard=False)
-    kind = "folder" if Path(options.source).is_dir() else "captions"
+    kind = "captions" if options.source.endswith((".jsonl", ".csv")) else "folder"
     words = ["prep", kind, options.data, "--source", options.source, "--name", options.name]
     part = ray.remote(num_cpus=1, max_retries=options.retries)(hpdm)
     tasks = [

@@ -3,14 +3,18 @@
 import csv
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hpdm_core.data.faults import Problem, irregular
 from hpdm_core.data.folders import VIDEO_SUFFIXES, name_problem
 from hpdm_core.data.metadata import parse_object, read_lines
+from hpdm_core.data.objects import RemoteFile, is_url
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode, has_unprintable, is_unicode
@@ -25,28 +29,28 @@ _BEYOND = "beyond the columns"
 
 
 def plan_captions(
-    folder: Path, *, name: str, source: Path, options: DecodingOptions, workers: int | None
+    folder: Path, *, name: str, source: Path | str, options: DecodingOptions, workers: int | None
 ) -> Plan:
     """Plan a data set from a list of files and captions.
 
-    A line has a file (relative to the list), a caption (or a list of captions, or further lines
-    for the same file) and optionally a split.
+    A line has a file (relative to the list, or a URL), a caption (or a list of captions, or
+    further lines for the same file) and optionally a split.
+
+    Args:
+        source: the list, here or (a URL) in an object store.
 
     Raises:
         DataError: no such list, a line that cannot be read, or columns that are missing.
     """
-    if not os.path.isfile(source):
-        raise DataError(
-            f"--source {source}: no such file",
-            expected="a .jsonl or .csv with a file and a caption per line",
-        )
-    lines = _read_csv(source) if source.suffix.lower() == ".csv" else _read_json_lines(source)
+    base = source.rpartition("/")[0] if isinstance(source, str) else source.parent
     listed: dict[str, _Listed] = {}
-    for number, line in lines:
-        file, texts = _file_and_captions(line, f"{source}:{number}")
-        split = _split(line, f"{source}:{number}")
-        found = _find(source.parent, os.path.normpath(file), split)
-        listed.setdefault(found.name, found).captions.extend(texts)
+    with _local(source) as list_file:
+        is_csv = list_file.suffix.lower() == ".csv"
+        lines = _read_csv(list_file) if is_csv else _read_json_lines(list_file)
+        for number, line in lines:
+            file, texts = _file_and_captions(line, f"{source}:{number}")
+            found = _find(base, file, _split(line, f"{source}:{number}"))
+            listed.setdefault(found.name, found).captions.extend(texts)
     if not listed:
         raise DataError(f"{source} lists no video")
     videos = [_video(found) for found in listed.values()]
@@ -55,12 +59,28 @@ def plan_captions(
         name=name,
         kind="captions",
         classes=(),
-        source=as_unicode(str(source.resolve())),
+        source=source if isinstance(source, str) else as_unicode(str(source.resolve())),
         videos=videos,
         make=options,
         settings=options.settings,
         workers=workers,
     )
+
+
+@contextmanager
+def _local(source: Path | str) -> Iterator[Path]:
+    """Yield the list as a local file."""
+    with TemporaryDirectory(prefix="hpdm-") as scratch:
+        file = source if isinstance(source, Path) else Path(scratch) / source.rpartition("/")[2]
+        if isinstance(source, str):
+            with suppress(FileNotFoundError):
+                RemoteFile(source).fetch(file)
+        if not os.path.isfile(file):
+            raise DataError(
+                f"--source {source}: no such file",
+                expected="a .jsonl or .csv with a file and a caption per line",
+            )
+        yield file
 
 
 def _read_json_lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -129,14 +149,17 @@ class _Listed:
     """A file of the list, and its captions."""
 
     name: str
-    file: Path | None
+    file: Path | RemoteFile | None
     split: str
     captions: list[str] = field(default_factory=list)
     problem: tuple[Problem, str] | None = None
 
 
-def _find(base: Path, listed: str, split: str) -> _Listed:
+def _find(base: Path | str, listed: str, split: str) -> _Listed:
     """Resolve a file; different spellings of a path get one name, inside a folder."""
+    if isinstance(base, str) or is_url(listed):
+        return _find_object(str(base), listed, split)
+    listed = os.path.normpath(listed)
     if problem := name_problem(listed):
         return _Listed(name=listed, file=None, split=split, problem=problem)
     file = base / listed
@@ -150,6 +173,18 @@ def _find(base: Path, listed: str, split: str) -> _Listed:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
         name = f"elsewhere/{digest}-{path.name}"
     return _Listed(name=name, file=file, split=split, problem=name_problem(name))
+
+
+def _find_object(base: str, listed: str, split: str) -> _Listed:
+    """Resolve a URL, or a path relative to the list's; asks the store for nothing."""
+    url = listed if is_url(listed) else f"{base}/{listed}"
+    protocol, _, path = url.partition("://")
+    url = f"{protocol}://{posixpath.normpath(path)}"
+    name = url.removeprefix(f"{base}/")
+    if name == url:
+        digest = hashlib.sha256(os.fsencode(url)).hexdigest()[:8]
+        name = f"elsewhere/{digest}-{url.rpartition('/')[2]}"
+    return _Listed(name=name, file=RemoteFile(url), split=split, problem=name_problem(name))
 
 
 def _video(found: _Listed) -> SourceVideo:

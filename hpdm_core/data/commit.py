@@ -26,8 +26,12 @@ _NAME = re.compile(r"(\d{5})-of-(\d{5})")
 MOST_NAMED = 20
 
 
-def commit(folder: Path) -> dict[str, Any]:
+def commit(folder: Path, *, place: str | None = None) -> dict[str, Any]:
     """Join a data set's shards, in order.
+
+    Args:
+        folder: the data set.
+        place: its name in messages; None shows the folder.
 
     Returns:
         Counts, which the command line prints.
@@ -36,26 +40,27 @@ def commit(folder: Path) -> dict[str, Any]:
         DataError: a shard is missing or damaged, shards belong to different preparations, or none
             has a usable video.
     """
-    shards = _complete_shards(folder)
+    place = place or str(folder)
+    shards = _complete_shards(folder, place)
     headers = [read_header(folder / shard.folder) for shard in shards]
     _check_same_plan(shards, headers)
     header = {k: v for k, v in headers[0].items() if k not in ("format", "plan")}
     if read_header(folder) not in (None, {"format": headers[0]["format"], **header}):
         (folder / HEADER).unlink()  # classes change: unreadable until the new header is there
-    places = [folder / shard.folder for shard in shards]
-    problems = _join_rejected(folder, places)
-    if not join_manifests(folder, [place / MANIFEST for place in places]):
+    parts = [folder / shard.folder for shard in shards]
+    problems = _join_rejected(folder, parts)
+    if not join_manifests(folder, [part / MANIFEST for part in parts]):
         (folder / MANIFEST).unlink()
         raise DataError(
-            f"no shard of {folder} holds a usable video",
-            remedy=f"{folder / REJECTED} lists each file with its reason",
+            f"no shard of {place} holds a usable video",
+            remedy=f"{place}/{REJECTED} lists each file with its reason",
         )
-    captions = _join_text(folder, places)
+    captions = _join_text(folder, parts)
     manifest = Manifest(folder / MANIFEST, classes=header["classes"])
     write_header(folder, header)
     return {
         "name": header["name"],
-        "folder": str(folder),
+        "folder": place,
         "shards": len(shards),
         "videos": len(manifest),
         "usable": usable_line(len(manifest) + problems.total(), problems),
@@ -87,13 +92,24 @@ def find_sharded(folder: Path) -> Path:
     )
 
 
-def _complete_shards(folder: Path) -> list[PrepShard]:
+def shard_folders(folder: Path) -> list[str]:
+    """Return where the shards' records lie below a data set's folder, in order."""
+    names = sorted(path.name for path in (folder / SHARDS).iterdir())
+    return [f"{SHARDS}/{name}" for name in names if _NAME.fullmatch(name)]
+
+
+def text_files(parts: list[Path]) -> list[Path]:
+    """Return the files of embeddings of all shards in the order in which they are joined."""
+    return [file for part in parts for file in sorted((part / TEXT).glob("text-*.safetensors"))]
+
+
+def _complete_shards(folder: Path, place: str) -> list[PrepShard]:
     names = [path.name for path in (folder / SHARDS).iterdir()]
     found = [tuple(map(int, match.groups())) for n in names if (match := _NAME.fullmatch(n))]
     counts = sorted({count for _, count in found})
     if len(counts) != 1:
         raise DataError(
-            f"{folder / SHARDS} holds shards of different divisions",
+            f"{place}/{SHARDS} holds shards of different divisions",
             got=", ".join(f"of {count}" for count in counts) or "none",
             remedy="delete those that are not wanted",
         )
@@ -103,7 +119,7 @@ def _complete_shards(folder: Path) -> list[PrepShard]:
         more = len(missing) - MOST_NAMED
         named = ", ".join(map(str, missing[:MOST_NAMED])) + (f" and {more} more" * (more > 0))
         raise DataError(
-            f"{len(missing)} of {len(shards)} shards of {folder} are missing or not finished",
+            f"{len(missing)} of {len(shards)} shards of {place} are missing or not finished",
             got=f"no complete shard {named}",
             remedy="run these again with --shard, then commit",
         )
@@ -122,20 +138,20 @@ def _check_same_plan(shards: list[PrepShard], headers: list[dict[str, Any]]) -> 
         )
 
 
-def _join_rejected(folder: Path, places: list[Path]) -> Counter[str]:
+def _join_rejected(folder: Path, parts: list[Path]) -> Counter[str]:
     problems: Counter[str] = Counter()
     with atomic_path(folder / REJECTED) as partial, partial.open("wb") as out:
-        for place in places:
-            problems.update(line.problem for line in read_rejected(place / REJECTED))
-            if (place / REJECTED).is_file():
-                with (place / REJECTED).open("rb") as file:
+        for part in parts:
+            problems.update(line.problem for line in read_rejected(part / REJECTED))
+            if (part / REJECTED).is_file():
+                with (part / REJECTED).open("rb") as file:
                     shutil.copyfileobj(file, out)
     return problems
 
 
-def _join_text(folder: Path, places: list[Path]) -> int | None:
+def _join_text(folder: Path, parts: list[Path]) -> int | None:
     """Join the shards' text embeddings; return the number of captions, None without any."""
-    indexes = [read_text_index(place) for place in places]
+    indexes = [read_text_index(part) for part in parts]
     if not any(indexes):
         return None
     encoders = {index.fingerprint if index else None for index in indexes}
@@ -149,8 +165,7 @@ def _join_text(folder: Path, places: list[Path]) -> int | None:
     (text / INDEX).unlink(missing_ok=True)
     for old in text.glob("text-*.safetensors"):
         old.unlink()
-    files = [file for place in places for file in sorted((place / TEXT).glob("text-*.safetensors"))]
-    for number, file in enumerate(files):
+    for number, file in enumerate(text_files(parts)):
         target = text / f"text-{number:05d}.safetensors"
         try:
             os.link(file, target)

@@ -4,6 +4,7 @@ The manifest holds decoded frame counts, so that opening a data set decodes noth
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,11 @@ def open_dataset(root: Path | str, name: str) -> VideoDataset:
     Raises:
         DataError: it is absent or incomplete, or its manifest is damaged.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):
+        raise DataError(
+            f"data.root={root}: training reads videos from a file system",
+            remedy="mount the bucket, or copy the data set to a disk (docs/cluster.md)",
+        )
     folder = Path(root) / name
     header = read_header(folder)
     if header is None:

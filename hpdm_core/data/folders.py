@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpdm_core.data.faults import Problem
+from hpdm_core.data.objects import RemoteFile, remote_folder
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode, is_unicode
@@ -23,15 +24,19 @@ SPLITS = {
 
 
 def plan_folder(
-    folder: Path, *, name: str, source: Path, options: DecodingOptions, workers: int | None
+    folder: Path, *, name: str, source: Path | str, options: DecodingOptions, workers: int | None
 ) -> Plan:
-    """Plan a data set from every video below `source`.
+    """Plan a data set from every video below `source`, a folder or a URL in an object store.
 
     Raises:
         DataError: `source` is no folder, or holds no video.
     """
-    check_folder(source)
-    found = list(find_videos(source))
+    found: list[tuple[str, Path | RemoteFile]]
+    if isinstance(source, str):
+        found = list(find_objects(source))
+    else:
+        check_folder(source)
+        found = list(find_videos(source))
     if not found:
         raise DataError(
             f"no video in {source}",
@@ -55,7 +60,7 @@ def plan_folder(
         name=name,
         kind="folder",
         classes=classes,
-        source=as_unicode(str(source.resolve())),
+        source=source if isinstance(source, str) else as_unicode(str(source.resolve())),
         videos=videos,
         make=options,
         settings=options.settings,
@@ -90,7 +95,19 @@ def find_videos(source: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(source).as_posix(), path
 
 
-def _video(name: str, file: Path, *, has_splits: bool) -> SourceVideo:
+def find_objects(source: str) -> Iterator[tuple[str, RemoteFile]]:
+    """Yield (name relative to `source`, object) of every video in an object store, sorted.
+
+    Raises:
+        DataError: the store cannot be reached.
+    """
+    for name, file in remote_folder(source).files():
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if file.suffix.lower() in VIDEO_SUFFIXES and not hidden:
+            yield name, file
+
+
+def _video(name: str, file: Path | RemoteFile, *, has_splits: bool) -> SourceVideo:
     parts = name.split("/")[:-1]
     split = SPLITS[parts[0].lower()] if has_splits else "train"
     class_parts = parts[1:] if has_splits else parts

@@ -51,7 +51,7 @@ def earlier_findings(plan: Plan) -> Findings:
     for earlier in (header, begun):
         if earlier and (earlier["kind"], earlier.get("source")) != (plan.kind, plan.source):
             raise DataError(
-                f"{plan.folder} holds another data set",
+                f"{plan.place} holds another data set",
                 got=f"{earlier['kind']} from {earlier.get('source')}",
                 expected=f"{plan.kind} from {plan.source}",
                 remedy="choose another --name, or delete that folder",

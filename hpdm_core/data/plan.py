@@ -11,6 +11,7 @@ import numpy as np
 
 from hpdm_core.data.dataset import Kind
 from hpdm_core.data.faults import Problem
+from hpdm_core.data.objects import RemoteFile, RemoteFolder
 from hpdm_core.data.transcode import Refused, Transcode, Transcoded, transcode
 from hpdm_core.data.video_io import CRF, GOP, write_mp4
 from hpdm_core.errors import DataError
@@ -26,13 +27,13 @@ class SourceVideo:
     """A video that a scan of the source found.
 
     Args:
-        file: where it is; None if it is generated.
+        file: where it is, here or in an object store; None if it is generated.
         name: unique, relative to the source, with forward slashes.
         class_name, caption, more_captions, split, is_image: as in `VideoEntry`.
         problem: reason to refuse it without decoding, as (kind, message).
     """
 
-    file: Path | None
+    file: Path | RemoteFile | None
     name: str
     class_name: str | None = None
     caption: str | None = None
@@ -106,6 +107,7 @@ class Plan:
         workers: processes; None uses every core.
         notes: messages on the scan.
         shard: the task that this process does; None does all of it.
+        store: the data set in an object store, for which `folder` stands while this task lasts.
     """
 
     folder: Path
@@ -119,6 +121,12 @@ class Plan:
     workers: int | None = None
     notes: tuple[str, ...] = ()
     shard: PrepShard | None = None
+    store: RemoteFolder | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the data set lies, for messages."""
+        return str(self.store or self.folder)
 
     @property
     def records(self) -> Path:

@@ -17,8 +17,10 @@ from hpdm_core.data.dataset import REJECTED, write_header
 from hpdm_core.data.entries import NO_CLASS, Rejection, VideoEntry, write_json_lines
 from hpdm_core.data.journal import JOURNAL, Findings, earlier_findings, learn
 from hpdm_core.data.manifest import write_manifest
+from hpdm_core.data.objects import RemoteFile
 from hpdm_core.data.plan import VIDEOS, Job, Plan, SourceVideo, targets
 from hpdm_core.data.pool import Mark, WorkerLost, WorkerPool, attempt, run_tasks, usable_cores
+from hpdm_core.data.remote_jobs import RemoteJournal, RemoteMake
 from hpdm_core.data.transcode import Refused, Transcoded
 from hpdm_core.errors import DataError
 from hpdm_core.files import remove_partials
@@ -33,14 +35,16 @@ HUNG_SECONDS = 4 * 3600.0
 
 def describe(plan: Plan) -> dict[str, Any]:
     """Return what `prepare` would do, without decoding anything (`--dry-run`)."""
-    files = [v.file for v in plan.own if v.file is not None and os.path.isfile(v.file)]
+    listed = [v.file for v in plan.own]
+    known = [f.known[0] for f in listed if isinstance(f, RemoteFile) and f.known]
+    local = [f.stat().st_size for f in listed if isinstance(f, Path) and os.path.isfile(f)]
     return {
         "dry_run": True,
         "name": plan.name,
-        "folder": str(plan.folder),
+        "folder": plan.place,
         "source": plan.source,
         "files": len(plan.own),
-        "bytes": sum(file.stat().st_size for file in files),
+        "bytes": sum(known + local),
         "classes": len(plan.classes),
         "splits": dict(Counter(v.split for v in plan.own)),
         "settings": plan.settings,
@@ -96,19 +100,29 @@ def _make_all(plan: Plan, known: Findings, progress: Progress) -> Findings:
     done = map(asdict, [*found.entries.values(), *found.rejected.values()])
     write_json_lines(plan.records / JOURNAL, [head, *done])
     progress.start(f"preparing {plan.name}", len(jobs))
+    path = plan.records / JOURNAL
+    remote = None if plan.store is None else RemoteJournal(plan.store, _inside(plan, path))
     try:
-        with (plan.records / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:
+        with path.open("a", encoding="utf-8", buffering=1) as journal:
             for job, outcome in _outcomes(plan, jobs):
                 line = _line(plan, job, outcome, known, found)
                 learn(found, line)
                 journal.write(json.dumps(asdict(line)) + "\n")
+                if remote is not None:
+                    remote.save(path)
                 progress.advance(
                     1, usable=str(len(found.entries)), rejected=str(len(found.rejected))
                 )
     finally:
         progress.stop()
         remove_partials(plan.records)
+        if remote is not None:
+            remote.save(path, now=True)
     return found
+
+
+def _inside(plan: Plan, path: Path) -> str:
+    return path.relative_to(plan.folder).as_posix()
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,9 @@ class _Make:
 def _outcomes(
     plan: Plan, jobs: Sequence[Job]
 ) -> Iterator[tuple[Job, Transcoded | Refused | Exception]]:
-    make = _Make(plan.make)
+    remote = RemoteMake(plan.make, store=plan.store, folder=plan.folder)
+    far = plan.store is not None or any(isinstance(j.video.file, RemoteFile) for j in jobs)
+    make = _Make(remote if far else plan.make)
     if len(jobs) < WORTH_WORKERS:
         yield from ((job, attempt(make, job, lambda _: None)) for job in jobs)
         return
@@ -157,14 +173,18 @@ def _jobs(plan: Plan, known: Findings, found: Findings) -> list[Job]:
 
 
 def _still_there(plan: Plan, entry: VideoEntry, target: str) -> bool:
-    return entry.path == target and (plan.folder / target).is_file()
+    if entry.path != target:
+        return False
+    return plan.store.exists(target) if plan.store else (plan.folder / target).is_file()
 
 
 def _same_file(video: SourceVideo, line: VideoEntry | Rejection) -> bool:
     return _stat(video.file) == (line.source_bytes, line.source_mtime_ns)
 
 
-def _stat(file: Path | None) -> tuple[int, int]:
+def _stat(file: Path | RemoteFile | None) -> tuple[int, int]:
+    if isinstance(file, RemoteFile):
+        return file.stat()
     if file is None or not os.path.exists(file):
         return 0, 0
     stat = file.stat()
@@ -199,6 +219,8 @@ def _line(
         raise outcome
     if isinstance(outcome, Refused):
         job.target.unlink(missing_ok=True)
+        if plan.store is not None:
+            plan.store.remove(_inside(plan, job.target))
         return _rejection(video, outcome)
     size, mtime = _stat(video.file)
     found.notes.update(outcome.notes)
@@ -207,7 +229,7 @@ def _line(
         entry = replace(known.entries[video.name], source_mtime_ns=mtime)
     else:
         entry = VideoEntry(
-            path=job.target.relative_to(plan.folder).as_posix(),
+            path=_inside(plan, job.target),
             num_frames=outcome.num_frames,
             fps=outcome.fps,
             height=outcome.height,
@@ -253,6 +275,10 @@ def _header(plan: Plan) -> dict[str, Any]:
     } | ({"plan": plan.digest()} if plan.shard else {})
 
 
+def _bytes(folder: Path, entries: Sequence[VideoEntry]) -> int:
+    return sum((folder / entry.path).stat().st_size for entry in entries)
+
+
 def _result(
     plan: Plan, found: Findings, entries: Sequence[VideoEntry], rejected: Sequence[Rejection]
 ) -> dict[str, Any]:
@@ -261,7 +287,7 @@ def _result(
     notes = [*plan.notes, *(f"{count} with {what}" for what, count in found.notes.items())]
     return {
         "name": plan.name,
-        "folder": str(plan.folder),
+        "folder": plan.place,
         "source": plan.source,
         "usable": usable_line(len(plan.own), _problems(rejected)),
         "videos": len(entries),
@@ -275,6 +301,6 @@ def _result(
             "max": max(frames, default=0),
         },
         "sizes": dict(sizes.most_common()),
-        "bytes": sum((plan.folder / entry.path).stat().st_size for entry in entries),
+        "bytes": None if plan.store else _bytes(plan.folder, entries),
         "notes": notes,
     } | ({"shard": str(plan.shard)} if plan.shard else {})

@@ -1,7 +1,7 @@
 """`hpdm prep`: prepare a data set of shapes, walks, a folder, UCF-101 or captions."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from hpdm_core.data.captions import plan_captions
 from hpdm_core.data.commit import commit, find_sharded
 from hpdm_core.data.folders import plan_folder
 from hpdm_core.data.manifest import open_manifest
+from hpdm_core.data.objects import RemoteFolder, is_url, join_url, remote_folder
 from hpdm_core.data.plan import MIN_FRAMES, DecodingOptions, Plan, PrepShard
 from hpdm_core.data.prepare import describe, prepare
+from hpdm_core.data.remote_prep import commit_remote, remote_part
 from hpdm_core.data.synthetic import RenderOptions, plan_shapes
 from hpdm_core.data.ucf101 import plan_ucf101
 from hpdm_core.data.ucf101_source import check_source, describe_source, obtain
@@ -84,9 +86,9 @@ def run_prep_vizdoom(
 
 
 def run_prep_folder(
-    root: Path,
+    root: Path | str,
     *,
-    source: Path,
+    source: Path | str,
     progress: Progress,
     name: str | None = None,
     min_frames: int = MIN_FRAMES,
@@ -98,19 +100,24 @@ def run_prep_folder(
     """Prepare any folder of videos to `root/name`; sub-folders are classes.
 
     Args:
-        source: the folder.
+        root: folder of data sets, or a URL in an object store (s3://bucket/data; needs `shard`).
+        source: the folder, or a URL.
         name: None uses the folder's own name.
         min_frames: videos with fewer frames are refused.
         size: (h, w) that larger videos are shrunk to cover; None keeps the original size.
         shard: 'i/n': the i-th of n tasks, which `run_prep_commit` joins; None prepares all.
     """
-    name = source.resolve().name if name is None else name
+    source = _place(source)
+    if name is None:
+        own = source.rstrip("/") if isinstance(source, str) else str(source.resolve())
+        name = own.rpartition("/")[2]
     _check_name(name)  # before a long scan
     options = DecodingOptions(min_frames=min_frames, size=size)
     part = _parse_shard(shard)
-    plan = plan_folder(root / name, name=name, source=source, options=options, workers=workers)
-    plan = replace(plan, shard=part)
-    return _carry_out(plan, progress, dry_run=dry_run)
+    with _destination(root, name, part, dry_run=dry_run) as (folder, store):
+        plan = plan_folder(folder, name=name, source=source, options=options, workers=workers)
+        plan = replace(plan, shard=part, store=store)
+        return _carry_out(plan, progress, dry_run=dry_run)
 
 
 def run_prep_ucf101(
@@ -147,9 +154,9 @@ def run_prep_ucf101(
 
 
 def run_prep_captions(
-    root: Path,
+    root: Path | str,
     *,
-    source: Path,
+    source: Path | str,
     progress: Progress,
     text_encoder: str | None = None,
     name: str = "captions",
@@ -163,19 +170,26 @@ def run_prep_captions(
     """Prepare captioned videos and images to `root/name`, and their text embeddings.
 
     Args:
-        source: .jsonl or .csv with a file and a caption per line.
+        root: as in `run_prep_folder`.
+        source: .jsonl or .csv with a file and a caption per line, or its URL.
         text_encoder: name or folder of an encoder for transformers; None stores no embeddings.
         device: where the encoder computes; 'auto' uses CUDA if available.
         shard: as in `run_prep_folder`.
     """
-    part = _parse_shard(shard)
-    folder = root / name
+    part, source = _parse_shard(shard), _place(source)
+    _check_name(name)
     options = DecodingOptions(min_frames=min_frames, size=size)
-    plan = plan_captions(folder, name=name, source=source, options=options, workers=workers)
-    plan = replace(plan, shard=part)
-    result = _carry_out(plan, progress, dry_run=dry_run)
-    if dry_run or text_encoder is None:
-        return result | {"text_encoder": text_encoder}
+    with _destination(root, name, part, dry_run=dry_run) as (folder, store):
+        plan = plan_captions(folder, name=name, source=source, options=options, workers=workers)
+        plan = replace(plan, shard=part, store=store)
+        result = _carry_out(plan, progress, dry_run=dry_run)
+        if dry_run or text_encoder is None:
+            return result | {"text_encoder": text_encoder}
+        text = _encode(plan, text_encoder, device, progress)
+    return result | {"text": text}
+
+
+def _encode(plan: Plan, text_encoder: str, device: str, progress: Progress) -> dict[str, Any]:
     # Only here: the other kinds need neither torch nor transformers.
     import torch
 
@@ -185,28 +199,49 @@ def run_prep_captions(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _alone_in(plan.records):
         prepared = open_manifest(plan.records, classes=())
-        text = store_embeddings(
+        return store_embeddings(
             plan.records,
             [c for e in prepared for c in (e.caption, *e.more_captions) if c is not None],
             encoder_name=text_encoder,
             device=torch.device(device),
             progress=progress,
         )
-    return result | {"text": text}
 
 
-def run_prep_commit(folder: Path) -> dict[str, Any]:
+def run_prep_commit(folder: Path | str) -> dict[str, Any]:
     """Join the shards of a data set.
 
     Args:
-        folder: of the data set, or the data root if it holds one data set with shards.
+        folder: of the data set, or the data root if it holds one data set with shards; or a URL.
 
     Raises:
         DataError: a shard is missing; the message names it.
     """
-    folder = find_sharded(folder)
+    place = _place(folder)
+    if isinstance(place, str):
+        return commit_remote(place)
+    folder = find_sharded(place)
     with _alone_in(folder):
         return commit(folder)
+
+
+def _place(place: Path | str) -> Path | str:
+    """Return a URL as text, and anything else as a path."""
+    return place if is_url(place) else Path(place)
+
+
+@contextmanager
+def _destination(
+    root: Path | str, name: str, shard: PrepShard | None, *, dry_run: bool
+) -> Iterator[tuple[Path, RemoteFolder | None]]:
+    """Yield the data set's folder, or one that stands for it and the store."""
+    if not is_url(root):
+        yield Path(root) / name, None
+    elif dry_run:
+        yield Path(name), remote_folder(join_url(root, name))
+    else:
+        with remote_part(join_url(root, name), shard) as both:
+            yield both
 
 
 def _parse_shard(text: str | None) -> PrepShard | None:
