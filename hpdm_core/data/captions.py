@@ -5,7 +5,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,8 +73,7 @@ def _local(source: Path | str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="hpdm-") as scratch:
         file = source if isinstance(source, Path) else Path(scratch) / source.rpartition("/")[2]
         if isinstance(source, str):
-            with suppress(FileNotFoundError):
-                RemoteFile(source).fetch(file)
+            RemoteFile(source).fetch(file)
         if not os.path.isfile(file):
             raise DataError(
                 f"--source {source}: no such file",

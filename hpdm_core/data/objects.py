@@ -62,16 +62,20 @@ class RemoteFile:
                     return 0, 0
         return self.known
 
-    def fetch(self, local: Path) -> None:
-        """Download it.
+    def fetch(self, local: Path) -> bool:
+        """Download it; return whether it was there.
 
         Raises:
-            FileNotFoundError: it is absent.
             DataError: the store cannot be reached.
         """
         with naming(self.url):
             system, path = _open(self.url)
-            system.get_file(path, str(local))
+            try:
+                system.get_file(path, str(local))
+            except FileNotFoundError:
+                local.unlink(missing_ok=True)  # fsspec opens the file first
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,10 @@ class RemoteFolder:
             system, base = self._opened
             system.invalidate_cache()  # others write beside this process
             start = len(base.rstrip("/")) + 1
-            found = system.find(self.path(under) if under else base, detail=True)
+            try:
+                found = system.find(self.path(under) if under else base, detail=True)
+            except FileNotFoundError:  # some stores have no folder without files
+                found = {}
         for path, info in sorted(found.items()):
             url = str(system.unstrip_protocol(path))
             yield path[start:], RemoteFile(url, known=_version(info))
@@ -185,7 +192,7 @@ def naming(url: str) -> Iterator[None]:
     """Turn the errors of any store's client into a DataError that names the URL."""
     try:
         yield
-    except (HpdmError, FileNotFoundError):
+    except HpdmError:
         raise
     except ImportError as error:
         raise DataError(f"{url}: {error}", remedy=INSTALL) from error

@@ -32,9 +32,7 @@ class RemoteMake:
             source = job.video.file
             if isinstance(source, RemoteFile):
                 local = Path(scratch) / f"source{source.suffix}"
-                try:
-                    source.fetch(local)
-                except FileNotFoundError:
+                if not source.fetch(local):
                     return Refused(problem="unreadable", detail="there is no such object")
                 job = replace(job, video=replace(job.video, file=local))
             if self.store is None:
