@@ -40,6 +40,7 @@ class TerminalProgress:
         self._clock = clock
         self._bar: Bar | None = None
         self._open = False
+        self._written: int | None = None  # what the last line said was done
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
         self.stop()
@@ -48,7 +49,7 @@ class TerminalProgress:
         self._fields: dict[str, str] = {}
         self._rate, self._speed = Rate(now, done), None
         self._next_line = now + _FIRST_LINE_SECONDS
-        self._open, self._said = True, False
+        self._open, self._written = True, None
         if sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()
@@ -78,12 +79,12 @@ class TerminalProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        elif self._said:
+        elif self._written not in (None, self._done):
             self._write_line()
         self._open = False
 
     def _write_line(self) -> None:
-        self._said = True
+        self._written = self._done
         total = "" if self._total is None else f"/{self._total}"
         line = f"{self._description}: {self._done}{total}  {self._figures()}"
         print(line.rstrip(), file=sys.stderr, flush=True)

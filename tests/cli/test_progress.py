@@ -44,6 +44,11 @@ def test_long_work_prints_lines_with_figures_rate_and_eta(clock, capsys):
     assert len(lines) == 4  # after 2 s, each 15 s, and at the end
 
 
+def test_a_last_line_is_not_repeated(clock, capsys):
+    _work(clock, units=1, seconds=3.0)
+    assert capsys.readouterr().err.splitlines() == ["train: 1/1  loss 1.00  3 s each"]
+
+
 def test_a_count_without_an_end_has_no_eta(clock, capsys):
     progress = TerminalProgress(clock=clock)
     progress.start("read", None)

@@ -76,6 +76,13 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
+def check_positive(numbers: Mapping[str, int | None]) -> None:
+    """Raise MetricError where a number of videos, by option, is below 1."""
+    for option, number in numbers.items():
+        if number is not None and number < 1:
+            raise MetricError(f"{option} is too small", got=number, expected="at least 1")
+
+
 def choose_protocol(name: str | None, num_fakes: int | None) -> Protocol:
     """Return the named protocol, with another number of fakes where one is given."""
     if name is None:

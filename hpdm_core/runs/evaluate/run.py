@@ -34,6 +34,7 @@ from hpdm_core.runs.evaluate.comparison import (
     ClipSet,
     Comparison,
     check_counts,
+    check_positive,
     choose_preparation,
     choose_protocol,
     plan_comparison,
@@ -118,6 +119,7 @@ def run_eval_fvd(
     began = time.monotonic()
     progress, cache = progress or NoProgress(), cache or cache_folder()
     check_names(metrics, detector)
+    check_positive({"--num-fakes": num_fakes, "--batch": batch})
     chosen = choose_protocol(protocol, num_fakes)
     parallel = start_parallel(device, mode="ddp")
     model = None if checkpoint is None else load_model(str(checkpoint), parallel.device)

@@ -150,6 +150,13 @@ def test_counts_are_refused_in_words_before_anything_is_computed(score, monkeypa
         score(metrics=["is"], samples=few, dry_run=True)
 
 
+def test_numbers_below_one_are_refused(score):
+    with pytest.raises(MetricError, match=r"--num-fakes is too small; got 0; expected at least 1"):
+        score(metrics=["kvd"], num_fakes=0)
+    with pytest.raises(MetricError, match=r"--batch is too small; got -2"):
+        score(metrics=["kvd"], batch=-2)
+
+
 def test_few_videos_are_refused_for_neighbours(score, tmp_path):
     few = write_shapes(tmp_path / "few", 5)
     with pytest.raises(MetricError, match=r"too few fakes for 5 nearest .*leave out prdc"):
