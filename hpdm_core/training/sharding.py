@@ -4,11 +4,14 @@ FSDP2 turns parameters into `DTensor`s. They are detected by their methods, so t
 process need not import torch's distributed tensors.
 """
 
-from collections.abc import Iterable
+import ctypes
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+LARGE = 1 << 20
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -69,12 +72,29 @@ def copy_whole(target: Tensor, source: Tensor) -> None:
 
 
 def fill(network: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy whole tensors by parameter name, one at a time, into this process's shards of them."""
+    """Copy whole tensors by parameter name, one at a time, into this process's shards of them.
+
+    What each leaves behind is returned to the system, so that the peak is the shards and a few
+    tensors: glibc raises its threshold for that with every large block freed, up to 32 MB.
+    """
     targets = dict(network.named_parameters())
+    return_memory = memory_returner()
     with torch.no_grad():
         for name, value in values:
             copy_whole(targets.pop(name), value)
+            if value.nbytes >= LARGE:
+                del value
+                return_memory()
     assert not targets, f"not initialised: {', '.join(targets)}"
+
+
+def memory_returner() -> Callable[[], None]:
+    """Return glibc's `malloc_trim`; where there is none, a function that does nothing."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another libc, or Windows
+        return lambda: None
+    return lambda: trim(ctypes.c_size_t(0)) and None
 
 
 def reshard(network: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpdm_core.training import checkpoint
-from hpdm_core.training.background import Background, copied
+from hpdm_core.training.background import Background
 from hpdm_core.training.ema import Ema
 from hpdm_core.training.parallel import Parallel
 from hpdm_core.training.sharding import copy_whole, whole
@@ -175,7 +175,11 @@ class CheckpointStore:
             shards_written = begin_sharded(partial / SHARDED, _flat(tensors), group)
             tensors = {"ema": ema}
         if self.parallel.is_main:
-            kept = {kind: copied(named) for kind, named in tensors.items()}
+            copies = self._background.copy(_flat(tensors))
+            kept = {
+                kind: {name: copies[f"{kind}/{name}"] for name in named}
+                for kind, named in tensors.items()
+            }
 
         def write() -> None:
             if self.parallel.is_main:
