@@ -7,6 +7,8 @@ Axis legend: `b` samples, `i` items (sample, tile), `c` channels, `t h w` video,
 `d` width.
 """
 
+import logging
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -15,12 +17,18 @@ from torch import Tensor
 from hpdm_core.device import available_memory
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.errors import DeviceError
+from hpdm_core.files import gigabytes
 from hpdm_core.geometry.pyramid import Pyramid
 from hpdm_core.geometry.tiles import make_ancestry, tile_counts, tile_slices
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.context import ContextSource, gather_patches
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.records import Condition
+
+logger = logging.getLogger("hpdm.inference")
+
+# Share of the free main memory that latents may fill in their own type.
+HOST_FILL = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +79,7 @@ class TiledLevel:
     # One buffer (i, m, d) for all of this process's tiles, filled by the first step.
     _latents: Tensor | None = None
     _latents_on_host: bool = False
+    _latents_dtype: torch.dtype = torch.float32
     _stepped: bool = False
     # The sum over tiles of the step that is under way, and how many items it has.
     _total: Tensor | None = None
@@ -118,7 +127,9 @@ class TiledLevel:
             place = slice(number * self.tile_batch, number * self.tile_batch + len(chunk.items))
             if place.start < self._done:
                 continue
-            start = self._latents[place].to(x.device) if self._stepped else None
+            start = (
+                self._latents[place].to(x.device, self._latents_dtype) if self._stepped else None
+            )
             end = self._add_tiles(self._total, number, chunk, x, sigma, start)
             if self.self_conditioning:
                 self._keep_latents(place, end)
@@ -130,16 +141,32 @@ class TiledLevel:
         return total
 
     def _keep_latents(self, place: slice, latents: Tensor) -> None:
-        """Write (i, m, d) latents into the buffer: on the device if half of what is free holds it,
-        or in main memory."""
+        """Write (i, m, d) latents into the buffer."""
         if self._latents is None:
-            items = sum(len(chunk.items) for chunk in self._chunks)
-            size = items * latents[0].numel() * latents.element_size()
-            room = available_memory(latents.device)
-            on_host = self._latents_on_host or (room is not None and 2 * size > room)
-            device = torch.device("cpu") if on_host else latents.device
-            self._latents = latents.new_empty((items, *latents.shape[1:]), device=device)
-        self._latents[place] = latents.to(self._latents.device)
+            self._latents = self._buffer(latents)
+        self._latents[place] = latents.to(self._latents)
+
+    def _buffer(self, latents: Tensor) -> Tensor:
+        """Return an empty buffer (i, m, d) for all tiles' latents.
+
+        On the device if half of what is free holds it, or in main memory; there in bfloat16 if it
+        does not fit otherwise (each value is then off by 2^-8 of itself at most).
+        """
+        self._latents_dtype = latents.dtype
+        items = sum(len(chunk.items) for chunk in self._chunks)
+        shape = (items, *latents.shape[1:])
+        size = math.prod(shape) * latents.element_size()
+        room = available_memory(latents.device)
+        if not (self._latents_on_host or (room is not None and 2 * size > room)):
+            return latents.new_empty(shape)
+        host, dtype = available_memory(torch.device("cpu")), latents.dtype
+        if host is not None and size * self.shard.world_size > HOST_FILL * host:
+            dtype = torch.bfloat16
+            logger.info(
+                "level %d: latents of %s are kept in bfloat16: main memory has %s free",
+                self.level, gigabytes(size), gigabytes(host),
+            )  # fmt: skip
+        return latents.new_empty(shape, device="cpu", dtype=dtype)
 
     def _prepare(self, x: Tensor) -> None:
         """Cut this process's tiles into chunks, and run the ancestors.

@@ -22,7 +22,7 @@ from hpdm_core.recipe.bounds import MOST_GUIDANCE, MOST_STEPS
 from hpdm_core.recipe.sampling import PRESETS
 from hpdm_core.recipe.schema import Recipe
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, HALF_BYTES = 4, 2
 DEFAULT_FREE = 16 << 30
 MOST_VIDEOS = 16
 
@@ -234,7 +234,8 @@ def plan_sampling(
 def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
     """Estimate the memory of sampling in bytes: weights, cache, latents, videos, activations.
 
-    `total` is the device's; `latents_on_host` lies in main memory.
+    `total` is the device's; `latents_on_host` lies in main memory, or if that does not hold it
+    `latents_on_host_half`, in bfloat16.
     """
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(recipe).parameters())
@@ -245,7 +246,10 @@ def memory_estimate(recipe: Recipe, sizes: BatchSizes) -> dict[str, int]:
         "videos": sizes.video_bytes,
         "tiles": sizes.tiles * tile_bytes(recipe),
     }
-    host = {"latents_on_host": sizes.host_latents_bytes}
+    host = {
+        "latents_on_host": sizes.host_latents_bytes,
+        "latents_on_host_half": sizes.host_latents_bytes * HALF_BYTES // FLOAT_BYTES,
+    }
     return parts | {"total": sum(parts.values())} | host
 
 

@@ -166,6 +166,31 @@ def test_latents_of_all_tiles_lie_in_one_buffer(monkeypatch, free):
     assert [count % tile for count, tile in zip(counts, tiles, strict=True)] == [0, 0, 0]
 
 
+def test_latents_that_main_memory_does_not_hold_are_kept_in_half(monkeypatch, caplog):
+    """The buffer is off by 2^-8 of each value, and the video by less than a level of its pixels."""
+    pyramid, network = make_pyramid(3), make_network(3, self_conditioning=True)
+    settings = make_settings((2, 3, 3), overlap="hw", self_conditioning=True)
+    keep = tiled_inference.TiledLevel._keep_latents
+
+    def watched(self, place, latents):
+        keep(self, place, latents)
+        kinds.add(self._latents.dtype)
+        error = (self._latents[place].to(latents) - latents).abs()
+        assert (error <= 2.0**-8 * latents.abs()).all()
+
+    monkeypatch.setattr(tiled_inference.TiledLevel, "_keep_latents", watched)
+    drawn = []
+    for free in (1 << 40, 1000):
+        kinds = set()
+        monkeypatch.setattr(tiled_inference, "available_memory", lambda device, free=free: free)
+        with caplog.at_level("INFO", logger="hpdm.inference"):
+            drawn.append(draw(network, pyramid, settings))
+        assert kinds == {torch.float32 if free > 1000 else torch.bfloat16}
+    assert [r for r in caplog.records if "kept in bfloat16" in r.getMessage()]
+    for full, half in zip(*drawn, strict=True):
+        assert 0 < (full - half).abs().max() < 2 / 255
+
+
 def test_latents_of_text_to_videos_last_level_are_in_the_plan():
     recipe = load_recipe("hpdm_t2v")
     settings = build_sampling(recipe)
@@ -178,6 +203,7 @@ def test_latents_of_text_to_videos_last_level_are_in_the_plan():
         held = sizes.latents_bytes, sizes.host_latents_bytes
         assert held == ((3375 * 768 * 3072 * 4, 0) if on_device else (0, 3375 * 768 * 3072 * 4))
         figures = memory_estimate(recipe, sizes)
+        assert figures["latents_on_host_half"] == held[1] // 2
         assert figures["total"] == sum(
             figures[part] for part in ("weights", "cache", "latents", "videos", "tiles")
         )

@@ -1,0 +1,46 @@
+"""One of two gloo ranks of a stand-in run that `test_killed_ranks.py` kills.
+
+Run with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set: `python killed_ranks.py FOLDER MODE KIND`.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from hpdm_core.training.parallel import start_parallel
+from hpdm_core.training.sharding import whole
+from tests.unit.training.standins import contents, make_batches, make_plan, run, tiny_loss
+
+STEPS = 120
+
+
+def slow_loss(network, batch, *, seed, step):
+    time.sleep(0.005)  # so that kills fall between steps as well as into saving
+    return tiny_loss(network, batch, seed=seed, step=step)
+
+
+def main(folder: Path, mode: str, kind: str) -> None:
+    """Train to the end, or on from where a killed run was, and write the weights."""
+    parallel = start_parallel("cpu", mode=mode)
+
+    def batches(start_step: int):
+        return make_batches(start_step, rank=parallel.rank, world_size=parallel.world_size)
+
+    state = run(
+        folder, plan=make_plan(steps=STEPS, checkpoint_every=3), loss=slow_loss, batches=batches,
+        parallel=parallel, asynchronous=kind == "beside",
+    )  # fmt: skip
+    tensors = {name: whole(tensor.detach()).clone() for name, tensor in contents(state).items()}
+    if parallel.is_main:
+        save_file(tensors, folder / "end.safetensors")
+    parallel.close()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
+    main(Path(sys.argv[1]), *sys.argv[2:])
