@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from hpdm_core.training import checkpoint
-from tests.unit.training.test_parallel import free_port, process_environment
+from tests.unit.training.test_parallel import LONG, free_port, process_environment
 
 SCRIPT = Path(__file__).with_name("killed_ranks.py")
-LONG = 600.0  # seconds: a bound for a machine that is busy, not a measurement
 KILLS = 5
 
 

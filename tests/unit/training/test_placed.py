@@ -16,7 +16,7 @@ from hpdm_core.runs.train.preflight import check_processes
 from hpdm_core.training.parallel import start_parallel
 from tests.unit.training.placed_processes import SEED, golden, placed, steps
 from tests.unit.training.standins import contents
-from tests.unit.training.test_parallel import free_port, process_environment
+from tests.unit.training.test_parallel import LONG, free_port, process_environment
 
 SCRIPT = Path(__file__).with_name("placed_processes.py")
 
@@ -45,8 +45,7 @@ def test_initial_weights_are_those_of_a_network_built_in_memory(changes):
 
 
 def start(folder: Path, *arguments: str, processes: int) -> None:
-    # So that glibc returns freed tensors to the system, and the peak is what tensors held.
-    env = process_environment(processes, free_port()) | {"MALLOC_MMAP_THRESHOLD_": "1048576"}
+    env = process_environment(processes, free_port())
     started = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), *arguments],
@@ -56,7 +55,7 @@ def start(folder: Path, *arguments: str, processes: int) -> None:
         for rank in range(processes)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=280)[0] for process in started]
+        outputs = [process.communicate(timeout=LONG)[0] for process in started]
     finally:
         for process in started:
             process.kill()
