@@ -1,10 +1,6 @@
-"""One of two gloo ranks of a stand-in run that `test_killed_ranks.py` kills.
-
-Run with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set: `python killed_ranks.py FOLDER MODE KIND`.
-"""
+"""One of two gloo ranks of a stand-in run that `test_killed_ranks.py` kills."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +19,13 @@ def slow_loss(network, batch, *, seed, step):
     return tiny_loss(network, batch, seed=seed, step=step)
 
 
-def main(folder: Path, mode: str, kind: str) -> None:
+def rank_of_run(folder: Path, mode: str, kind: str, log: Path, environment: dict[str, str]) -> None:
     """Train to the end, or on from where a killed run was, and write the weights."""
+    os.environ.update(environment)
+    with log.open("ab") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+    torch.set_num_threads(1)
     parallel = start_parallel("cpu", mode=mode)
 
     def batches(start_step: int):
@@ -38,9 +39,3 @@ def main(folder: Path, mode: str, kind: str) -> None:
     if parallel.is_main:
         save_file(tensors, folder / "end.safetensors")
     parallel.close()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,9 +1,7 @@
 """One rank of two is killed at random moments: the run resumes, and ends as an undisturbed one."""
 
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from hpdm_core.training import checkpoint
+from tests.unit.training import killed_ranks
 from tests.unit.training.test_parallel import LONG, free_port, process_environment
 
-SCRIPT = Path(__file__).with_name("killed_ranks.py")
 KILLS = 5
 
 
@@ -22,24 +20,28 @@ class Ranks:
     """Two ranks of a run; as torchrun does, `end` kills the one whose partner has died."""
 
     def __init__(self, folder: Path, mode: str, kind: str, log: Path) -> None:
+        # Forked from a process that has imported torch, which may take a minute on a busy machine.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([killed_ranks.__name__])
         env = process_environment(2, free_port())
-        self.log = log
-        with log.open("ab") as out:
-            self.processes = [
-                subprocess.Popen(
-                    [sys.executable, str(SCRIPT), str(folder), mode, kind],
-                    env={**env, "RANK": str(rank)}, stdout=out, stderr=out,
-                )
-                for rank in range(2)
-            ]  # fmt: skip
+        self.processes = [
+            context.Process(
+                target=killed_ranks.rank_of_run,
+                args=(folder, mode, kind, log, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}),
+            )
+            for rank in range(2)
+        ]
+        for process in self.processes:
+            process.start()
 
     def running(self) -> bool:
-        return all(process.poll() is None for process in self.processes)
+        return all(process.is_alive() for process in self.processes)
 
-    def end(self) -> list[int]:
+    def end(self) -> list[int | None]:
         for process in self.processes:
             process.kill()
-        return [process.wait() for process in self.processes]
+            process.join()
+        return [process.exitcode for process in self.processes]
 
 
 def saved(folder: Path) -> list[str]:
@@ -53,10 +55,10 @@ def kill_one(folder: Path, mode: str, kind: str, log: Path, rng: random.Random) 
     limit = time.monotonic() + LONG
     try:
         while saved(folder) == before and ranks.running() and time.monotonic() < limit:
-            time.sleep(0.005)
+            time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.3))
         ran = ranks.running()
-        ranks.processes[rng.randrange(2)].send_signal(signal.SIGKILL)
+        ranks.processes[rng.randrange(2)].kill()
         time.sleep(rng.uniform(0, 0.2))  # the other may still write
         return ran
     finally:
@@ -66,9 +68,10 @@ def kill_one(folder: Path, mode: str, kind: str, log: Path, rng: random.Random) 
 def finished(folder: Path, mode: str, kind: str, log: Path) -> dict[str, torch.Tensor]:
     ranks = Ranks(folder, mode, kind, log)
     try:
-        codes = [process.wait(LONG) for process in ranks.processes]
+        for process in ranks.processes:
+            process.join(LONG)
     finally:
-        ranks.end()
+        codes = ranks.end()
     assert codes == [0, 0], log.read_text()[-4000:]
     return load_file(folder / "end.safetensors")
 
