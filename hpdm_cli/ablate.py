@@ -13,6 +13,7 @@ EXAMPLES = examples(
     "hpdm ablate --list",
     "hpdm ablate table4 --scale tiny --rows none,hw,fhw",
     "hpdm ablate table8",
+    "hpdm ablate claims --rows default,detach,shallow",
     "hpdm ablate samplers --checkpoint runs/shapes",
     "hpdm ablate table3 --scale paper --dry-run",
 )
@@ -23,7 +24,9 @@ def command(
     table: Annotated[
         str | None,
         typer.Argument(
-            metavar="TABLE", help="One of table1 to table8, fig8, or samplers.", show_default=False
+            metavar="TABLE",
+            help="One of table1 to table8, fig8, claims, or samplers.",
+            show_default=False,
         ),
     ] = None,
     scale: Annotated[

@@ -306,7 +306,7 @@ def _title(cell: dict, place: str) -> str:
 
 def _in_lines(cell: dict) -> str:
     shown = cell["shown"]
-    if shown["ours"] == shown["paper"]:
+    if cell["paper"] is not None and shown["ours"] == shown["paper"]:
         return f"both {shown['ours']}"
     if cell["paper"] is None:
         return "\n".join(line for line in (shown["ours"], shown["diff"]) if line)

@@ -32,8 +32,9 @@ def print_shown(shown: Shown) -> None:
     out = console()
     for title, rows in (shown.tables or {}).items():
         _print_rows(out, rows, title)
+    width = max([6, *(len(label) for label, _ in shown.lines)]) + 2
     for label, text in shown.lines:
-        out.print(f"{label:<8}{text}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{label:<{width}}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> "Console":

@@ -46,6 +46,10 @@ class CheckpointError(HpdmError):
     """A checkpoint that is absent, damaged or of another shape."""
 
 
+class DivergedError(HpdmError):
+    """A training whose losses or gradients stay infinite or undefined."""
+
+
 class DeviceError(HpdmError):
     """A device that is absent or too small for what was asked."""
 

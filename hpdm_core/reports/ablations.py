@@ -17,6 +17,9 @@ Value = bool | int | float | str | tuple | None
 Overrides = dict[str, Value]
 ScaleName = Literal["paper", "tiny", "smoke"]
 SCALES: tuple[ScaleName, ...] = ("paper", "tiny", "smoke")
+QUALITY = ("flicker", "hh", "seams", "seams_space", "seams_time", "high_frequency")
+SCORES = ("fvd", "kvd", "is", *QUALITY)
+STEP_FIGURES = ("videos_per_second", "relative_speed", "memory")
 SAMPLER_FIGURES = ("passes", "seconds", "distance", "fvd", "kernel", "flicker", "hh", "seams")
 
 
@@ -28,15 +31,15 @@ class Measure(Section):
         "device; recipe: a field of the recipe; sampler: quality or cost of a row's schedule"
     )
     of: str = Field(
-        description="fvd, is; videos_per_second, memory; a key of counts; a field; of a sampler "
-        "passes, seconds, distance, fvd, kernel, flicker, hh or seams"
+        description="fvd, kvd, is or a measure of quality; videos_per_second, relative_speed "
+        "(over the baseline's, steps of both alternating), memory; a key of counts; a field; of a "
+        "sampler passes, seconds, distance, fvd, kernel, flicker, hh or seams"
     )
     protocol: str | None = Field(None, description="of a score, such as fvd512_level0")
 
     @model_validator(mode="after")
     def _sound(self) -> "Measure":
-        known = {"score": ("fvd", "is"), "step": ("videos_per_second", "memory")}
-        known["sampler"] = SAMPLER_FIGURES
+        known = {"score": SCORES, "step": STEP_FIGURES, "sampler": SAMPLER_FIGURES}
         if self.kind in known and self.of not in known[self.kind]:
             raise ValueError(f"a {self.kind} is of {' or '.join(known[self.kind])}, got {self.of}")
         if (self.kind == "score") != (self.protocol is not None):
@@ -65,7 +68,15 @@ class Change(Section):
     set: Overrides = Field(default_factory=dict, description="overrides")
 
 
-class Row(Change):
+class RowChange(Change):
+    """What a row, or a scale in a row, changes in a recipe, and in sampling after training."""
+
+    sampling: Overrides = Field(
+        default_factory=dict, description="fields of `sampling` that change after training"
+    )
+
+
+class Row(RowChange):
     """A row: its setup, and the paper's figures."""
 
     key: str
@@ -74,9 +85,7 @@ class Row(Change):
     paper: dict[str, float | int | str] = Field(default_factory=dict)
     reference: str | None = Field(None, description="why the row is the paper's alone, and not run")
     at: dict[str, Change] = Field(default_factory=dict, description="variants, by column")
-    sampling: Overrides = Field(
-        default_factory=dict, description="fields of `sampling` that change after training"
-    )
+    gpu: bool = Field(False, description="left out on a CPU, unless it is named")
     part: float = Field(1.0, gt=0, le=1, description="score the checkpoint after this share")
     checkpoint: str | None = Field(None, description="a run that exists: nothing is trained")
     level: int | None = Field(None, description="score this level as if it were the finest")
@@ -103,7 +112,9 @@ class Scale(Change):
     )
     detector: Literal["i3d", "bundled"] = "bundled"
     protocols: dict[str, str] = Field(default_factory=dict, description="by column, in its stead")
-    rows: dict[str, Change] = Field(default_factory=dict, description="by row, after the row's own")
+    rows: dict[str, RowChange] = Field(
+        default_factory=dict, description="by row, after the row's own"
+    )
     seeds: Positive = 1
     vary: Literal["training", "sampling"] = Field(
         "training", description="seeds are of training and sampling, or of sampling alone"
@@ -137,6 +148,8 @@ class Finding(Section):
     against: tuple[str, ...]
     column: str
     limit: float = 0.0
+    size: float | None = Field(None, description="the paper's advantage in percent, if it says so")
+    paper: str | None = Field(None, description="the paper's words, where it has no figures")
 
 
 class Table(Section):
@@ -235,9 +248,11 @@ def _at_scale(row: Row, scale: Scale) -> Row:
     changes: dict[str, Value | Overrides] = {}
     if scale.checkpoint is not None:
         changes["checkpoint"] = scale.checkpoint
-    if scale.step_factor > 1 and "steps" in row.sampling:
-        steps = tuple(scale.step_factor * count for count in row.sampling["steps"])
-        changes["sampling"] = {**row.sampling, "steps": steps}
+    sampling = row.sampling | scale.rows.get(row.key, RowChange()).sampling
+    if scale.step_factor > 1 and "steps" in sampling:
+        steps = tuple(scale.step_factor * count for count in sampling["steps"])
+        sampling = {**sampling, "steps": steps}
+    changes["sampling"] = sampling
     return row.model_copy(update=changes)
 
 

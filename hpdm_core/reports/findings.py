@@ -1,8 +1,10 @@
 """The paper's findings, judged on our figures: holds, does not hold, or within noise.
 
 Rows are compared seed by seed: a seed is the same training order, noise and videos in every row,
-so the differences vary less than the figures. A difference counts where its mean is beyond what
-three seeds scatter to by chance: Student's t, one-sided, at 95%.
+so the differences vary less than the figures. The effect is the mean advantage in percent of the
+other row's figure, and its interval Student's, 90%, over the seeds' differences (a paired t-test):
+`beats` holds where all of it is above 0, and does not where all of it is below; `close` the same
+against minus the limit. Where a row diverged with every seed, the other one beats it.
 """
 
 import statistics
@@ -17,6 +19,7 @@ from hpdm_core.reports.results import Cell, Results
 
 Verdict = Literal["holds", "does not hold", "within noise", "not judged"]
 MIN_SEEDS = 2
+DIVERGED = "diverged"  # in place of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +56,11 @@ def _judged(finding: Finding, results: Results) -> Judged:
     column = results.table.column(finding.column)
     cell = results.cells[finding.row, finding.column]
     others = [results.cells[key, finding.column] for key in finding.against]
-    missing = [c.row.title for c in (cell, *others) if len(c.values) < MIN_SEEDS]
-    uneven = len({len(c.values) for c in (cell, *others)}) > 1
-    paper = "; ".join(_paper(finding, column, cell, other) for other in others[:3])
-    if len(others) > 3:
+    compared = [c for c in (cell, *others) if c is cell or c.text != DIVERGED]
+    missing = [c.row.title for c in compared if len(c.values) < MIN_SEEDS]
+    uneven = len({len(c.values) for c in compared}) > 1
+    paper = finding.paper or "; ".join(_paper(finding, column, cell, c) for c in others[:3])
+    if finding.paper is None and len(others) > 3:
         paper = f"{cell.paper} against {_range([c.paper for c in others])}"
     if missing or uneven:
         why = f"needs {MIN_SEEDS} seeds of {', '.join(missing)}" if missing else "seeds differ"
@@ -76,6 +80,8 @@ def _judged(finding: Finding, results: Results) -> Judged:
 
 def _against(finding: Finding, column: Column, cell: Cell, other: Cell) -> tuple[Verdict, str]:
     """Compare with one other row; an advantage is in percent of the other's, seed by seed."""
+    if other.text == DIVERGED:
+        return "holds", f"{other.row.title} diverged with every seed"
     sign = 1.0 if column.better == "higher" else -1.0
     pairs = zip(cell.values, other.values, strict=True)
     gains = [100.0 * sign * (own - its) / (abs(its) or 1.0) for own, its in pairs]
@@ -84,6 +90,9 @@ def _against(finding: Finding, column: Column, cell: Cell, other: Cell) -> tuple
     verdict: Verdict = "holds" if low > bar else "does not hold" if high < bar else "within noise"
     word = "better" if mean >= 0 else "worse"
     reason = f"{abs(mean):.1f}% {word} than {other.row.title} ({low:+.1f}% to {high:+.1f}%)"
+    if finding.size is not None:
+        place = "inside" if low <= finding.size <= high else "outside"
+        reason += f", the paper's {finding.size:g}% {place}"
     return verdict, reason
 
 

@@ -158,7 +158,8 @@ def _findings(results: Results) -> str:
         return ""
     words = (
         '<p class="dim">Rows are compared seed by seed; a difference counts where its mean is '
-        "beyond what the seeds scatter by chance (Student's t, one-sided, 95%).</p>"
+        "beyond what the seeds scatter by chance. In brackets: Student's 90% interval over the "
+        "seeds' differences, which must lie on one side.</p>"
     )
     return _section("Findings of the paper", f'<ul class="findings">{"".join(items)}</ul>{words}')
 

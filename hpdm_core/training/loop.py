@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpdm_core.device import Precision, autocast
 from hpdm_core.diffusion.patch_diffusion import LevelLosses
-from hpdm_core.errors import CheckpointError, HpdmError
+from hpdm_core.errors import CheckpointError, DivergedError
 from hpdm_core.records import Network, PatchBatch
 from hpdm_core.seeds import derive_seed
 from hpdm_core.training.batches import BatchStream, keep_levels, levels_of_step, split_batch
@@ -99,7 +99,8 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; progress is saved.
-        HpdmError: ten steps in a row were not finite, or the last checkpoint cannot be written.
+        DivergedError: ten steps in a row were not finite.
+        CheckpointError: the last checkpoint cannot be written.
     """
     state.module.train()
     skipped_in_a_row = 0
@@ -259,7 +260,7 @@ def _report_skipped(
         state.step, report.loss, report.grad_norm, ", ".join(batch.keys),
     )  # fmt: skip
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise HpdmError(
+        raise DivergedError(
             f"{in_a_row} steps in a row gave a loss or gradient that is not finite",
             got=f"loss {report.loss}, gradient norm {report.grad_norm} at step {state.step}",
             remedy="train with a lower optim.lr, a longer optim.warmup_steps, or "

@@ -19,6 +19,7 @@ ROWS = {
     "table7": "t2v_16_144",
     "table8": "hpdm_s,hpdm_t2v_1k",
     "fig8": "quarter,end",
+    "claims": "default,fractional",
     "samplers": "no_churn,dpmpp_2m",
 }
 

@@ -101,10 +101,15 @@ def _timed_flops(table: Table, scale: Scale, trial: Trial, counted: _Counted) ->
     total = 0.0
     for column in table.columns:
         if column.measure.kind == "step":
-            of_memory = column.measure.of == "memory"
-            videos = 1 if of_memory else sum(scale.batches) * (scale.rounds + 1)
-            recipe = trial.recipes[column.key]
-            total += videos * counted.of(recipe)["flops_per_video_training"]
+            of, recipe = column.measure.of, trial.recipes[column.key]
+            flops = counted.of(recipe)["flops_per_video_training"]
+            if of == "memory":
+                total += flops
+            elif of == "videos_per_second":
+                total += sum(scale.batches) * (scale.rounds + 1) * flops
+            else:
+                flops += counted.of(trial.baselines[column.key])["flops_per_video_training"]
+                total += max(scale.batches) * (scale.rounds + 1) * flops
     return total
 
 

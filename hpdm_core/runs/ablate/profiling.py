@@ -6,6 +6,7 @@ self-conditioning where the recipe has it. No data is read.
 Axis legend: `b` batch, `c` channels, `t h w` video.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ from hpdm_core.geometry.patches import draw_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train.fit import BYTES_PER_PARAMETER, fit_micro_batch
+from hpdm_core.training.batches import keep_levels
 
 MATRIX = 1024
 # Seconds; a step that would take longer is not measured.
@@ -53,6 +55,11 @@ class Stepper:
         """Return the seconds of the fastest of some steps, after one to warm up."""
         rows = random_batch(self._recipe, batch).to(self._device)
         return min(self._timed(rows) for _ in range(rounds + 1))
+
+    def expected_seconds(self, rows: PatchBatch) -> float:
+        """Return the seconds of a step, with level dropout those that are to be expected."""
+        chances = levels_chances(self._recipe).items()
+        return sum(chance * self._timed(keep_levels(rows, levels)) for levels, chance in chances)
 
     def memory(self) -> int:
         """Return the bytes of a step with one video.
@@ -119,6 +126,57 @@ def measure_speed(
         return best | {"name": "videos/s"}
 
     return _where_it_fits(recipe, device, work)
+
+
+def measure_relative_speed(
+    recipe: Recipe,
+    baseline: Recipe,
+    device: torch.device,
+    *,
+    batches: Sequence[int],
+    rounds: int,
+) -> dict:
+    """Return the speed of a recipe's training over a baseline's, as a figure.
+
+    Steps of both alternate in one process, so that other load slows both; the figure is the median
+    of the rounds' ratios, at the largest batch size that fits.
+    """
+
+    def work() -> dict:
+        for batch in sorted(batches, reverse=True):
+            if all(_fits(each, device, batch=batch) for each in (recipe, baseline)):
+                ratios = _alternated(recipe, baseline, device, batch=batch, rounds=rounds)
+                return {
+                    "value": statistics.median(ratios),
+                    "batch": batch,
+                    "name": "speed over the baseline's",
+                    "of": f"{rounds} rounds of alternating steps",
+                }
+        return {"value": None, "text": TOO_LARGE}
+
+    return _where_it_fits(recipe, device, work)
+
+
+def _alternated(
+    recipe: Recipe, baseline: Recipe, device: torch.device, *, batch: int, rounds: int
+) -> list[float]:
+    """Return by round the seconds of the baseline over those of the recipe."""
+    steppers = [Stepper(each, device) for each in (recipe, baseline)]
+    rows = [random_batch(each, batch).to(device) for each in (recipe, baseline)]
+    ratios = []
+    for number in range(rounds + 1):
+        order = (0, 1) if number % 2 else (1, 0)
+        seconds = {which: steppers[which].expected_seconds(rows[which]) for which in order}
+        ratios.append(seconds[1] / seconds[0])
+    return ratios[1:]  # the first round warms up
+
+
+def levels_chances(recipe: Recipe) -> dict[int, float]:
+    """Return the probability of each number of levels that a training step takes."""
+    levels, drop = len(recipe.pyramid.levels), recipe.train.level_drop_prob
+    if levels == 1 or drop == 0:
+        return {levels: 1.0}
+    return dict.fromkeys(range(1, levels), drop / (levels - 1)) | {levels: 1 - drop}
 
 
 def measure_memory(recipe: Recipe, device: torch.device) -> dict:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpdm_core.device import resolve_device
 from hpdm_core.errors import RecipeError
 from hpdm_core.files import append_line, read_whole_lines, write_text
 from hpdm_core.pipeline.pretrained import find_model, read_header
 from hpdm_core.progress import NoProgress, Progress, process_rank
 from hpdm_core.reports import html, tables
-from hpdm_core.reports.ablations import ScaleName, Table, choose_rows, load_table
+from hpdm_core.reports.ablations import Row, ScaleName, Table, choose_rows, load_table
 from hpdm_core.reports.findings import judge
 from hpdm_core.reports.results import Results, collect
 from hpdm_core.runs.ablate.data import prepare
@@ -43,7 +44,7 @@ def run_ablate(
     """Run a table of the paper, or plan it.
 
     Args:
-        name: table1 to table8, fig8, or samplers.
+        name: table1 to table8, fig8, claims, or samplers.
         scale: 'paper', 'tiny' or 'smoke'.
         rows: keys of the rows to run; empty for all.
         out: folder of results; the table gets a folder of its own below it.
@@ -65,6 +66,8 @@ def run_ablate(
     if checkpoint is not None:
         settings = settings.model_copy(update=_from_checkpoint(table, name, checkpoint))
     chosen = choose_rows(table, settings, rows)
+    if not rows:
+        chosen = _for_device(chosen, device)
     trials = make_trials(table, settings, chosen, seed=seed)
     # Rows that were run before and are not requested now stay in the table.
     all_trials = make_trials(table, settings, choose_rows(table, settings, []), seed=seed)
@@ -92,6 +95,15 @@ def run_ablate(
             results.write(plan)
     results.write(plan)
     return head | {"plan": plan} | _summary(results.collected()) | {"files": _files(results.folder)}
+
+
+def _for_device(rows: tuple[Row, ...], device: str) -> tuple[Row, ...]:
+    """Leave out rows that only a GPU runs in reasonable time."""
+    if resolve_device(device).type != "cpu" or not any(row.gpu for row in rows):
+        return rows
+    names = ", ".join(row.key for row in rows if row.gpu)
+    logger.info("left out on a CPU: %s (name rows with --rows to run them all the same)", names)
+    return tuple(row for row in rows if not row.gpu)
 
 
 def _from_checkpoint(table: Table, name: str, checkpoint: str) -> dict[str, Any]:

@@ -17,15 +17,21 @@ from hpdm_core.build import describe
 from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.device import device_name, resolve_device
-from hpdm_core.errors import MetricError
+from hpdm_core.errors import DivergedError, MetricError
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import Progress, process_rank
 from hpdm_core.recipe.load import recipe_from_yaml, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import NO_CLASS
-from hpdm_core.reports.ablations import Column, Overrides, Scale, Table, protocol_of
-from hpdm_core.runs.ablate.profiling import measure_memory, measure_speed, with_some_classes
+from hpdm_core.reports.ablations import QUALITY, Column, Overrides, Scale, Table, protocol_of
+from hpdm_core.reports.findings import DIVERGED
+from hpdm_core.runs.ablate.profiling import (
+    measure_memory,
+    measure_relative_speed,
+    measure_speed,
+    with_some_classes,
+)
 from hpdm_core.runs.ablate.samplers import SamplerMeter
 from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.evaluate.run import run_eval_fvd
@@ -66,14 +72,15 @@ class TrialRunner:
         """Return the trial's line for rows.jsonl."""
         began = time.monotonic()
         trained = self._train(trial) if trial.trained else None
+        diverged = trained is not None and "diverged" in trained
         figures: dict[str, dict] = {}
         details: dict[str, Any] = {}
-        figures |= self._scores(trial, details)
+        figures |= self._diverged() if diverged else self._scores(trial, details)
         figures |= self._samplers(trial)
         for column in self.table.columns:
             if column.measure.kind == "step":
                 logger.info("timing steps of %s: %s", trial.row.title, column.heading)
-                figures[column.key] = self._step(trial.recipes[column.key], column)
+                figures[column.key] = self._step(trial, column)
         figures |= _counts(self.table, trial)
         line = {
             "table": self.name,
@@ -85,7 +92,7 @@ class TrialRunner:
             "figures": figures,
             "checkpoint": None if trial.folder is None else str(trial.checkpoint),
             "training": trained,
-            "videos": self._videos(trial),
+            "videos": [] if diverged else self._videos(trial),
             "machine": machine(self.device),
             "versions": {"hpdm": __version__, "torch": torch.__version__},
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -94,20 +101,32 @@ class TrialRunner:
         return line | {"details": details}
 
     def _train(self, trial: Trial) -> dict[str, Any]:
-        """Train, or resume a training that was interrupted; a finished one is reused."""
+        """Train, or resume a training that was interrupted; a finished one is reused.
+
+        One that diverges is a result too: {"run", "diverged"}.
+        """
         assert trial.folder is not None
         done = trial.folder / "checkpoints" / f"step-{trial.recipe.train.steps:08d}"
         if done.is_dir():
             return {"run": str(trial.folder), "taken": True}
-        result = run_train(
-            trial.recipe,
-            out=trial.folder,
-            device=self.device,
-            dry_run=False,
-            progress=self.progress,
-        )
+        try:
+            result = run_train(
+                trial.recipe,
+                out=trial.folder,
+                device=self.device,
+                dry_run=False,
+                progress=self.progress,
+            )
+        except DivergedError as error:
+            logger.warning("%s, seed %d: %s", trial.row.title, trial.seed, error)
+            return {"run": str(trial.folder), "diverged": str(error)}
         kept = ("run", "steps", "parameters", "skipped_steps", "last", "seconds_training")
         return {key: result[key] for key in kept} | {"taken": False}
+
+    def _diverged(self) -> dict[str, dict]:
+        """Return a word in place of every score."""
+        scores = (column for column in self.table.columns if column.measure.kind == "score")
+        return {column.key: {"value": None, "text": DIVERGED} for column in scores}
 
     def _scores(self, trial: Trial, details: dict[str, Any]) -> dict[str, dict]:
         """Score once per protocol; columns with the same protocol share it."""
@@ -117,7 +136,8 @@ class TrialRunner:
             if column.measure.kind == "score":
                 by_protocol.setdefault(protocol_of(self.scale, column), []).append(column)
         for protocol, columns in by_protocol.items():
-            result = self._score(trial, protocol, [column.measure.of for column in columns])
+            metrics = dict.fromkeys(_metric(column.measure.of) for column in columns)
+            result = self._score(trial, protocol, list(metrics))
             details[protocol] = result
             for column in columns:
                 figures[column.key] = _figure_of(result, column)
@@ -148,11 +168,15 @@ class TrialRunner:
             load_model=lambda _, device: open_row(trial, device),
         )
 
-    def _step(self, recipe: Recipe, column: Column) -> dict[str, Any]:
-        device = resolve_device(self.device)
+    def _step(self, trial: Trial, column: Column) -> dict[str, Any]:
+        device, recipe = resolve_device(self.device), trial.recipes[column.key]
         if column.measure.of == "memory":
             return measure_memory(recipe, device)
-        return measure_speed(recipe, device, batches=self.scale.batches, rounds=self.scale.rounds)
+        batches, rounds = self.scale.batches, self.scale.rounds
+        if column.measure.of == "videos_per_second":
+            return measure_speed(recipe, device, batches=batches, rounds=rounds)
+        baseline = trial.baselines[column.key]
+        return measure_relative_speed(recipe, baseline, device, batches=batches, rounds=rounds)
 
     def _videos(self, trial: Trial) -> list[dict[str, str]]:
         """Generate a row's videos for the report; rows of a table share seeds and classes."""
@@ -225,16 +249,25 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+def _metric(of: str) -> str:
+    """Return the metric of `hpdm eval-fvd` that has a figure."""
+    return "quality" if of in QUALITY else of
+
+
 def _figure_of(result: dict[str, Any], column: Column) -> dict[str, Any]:
-    score = next(s for s in result["scores"] if s["metric"] == column.measure.of)
+    of = column.measure.of
+    named = "name" if of in QUALITY else "metric"
+    score = next(s for s in result["scores"] if s[named] == of)
     kept = ("value", "std", "name", "num_fakes", "num_reals", "bias_of_few_fakes", "named_right")
     figure = {key: score[key] for key in kept if key in score}
     clip = result["clip"]
     size = "x".join(str(side) for side in (clip["frames"], *clip["size"]))
-    return figure | {
-        "protocol": result["protocol"],
-        "of": f"{score['num_fakes']:,} videos of {size}",
-    }
+    about = f"{score['num_fakes']:,} videos of {size}"
+    if score.get("real_value") is not None:
+        about += f" (real videos {score['real_value']:.3g})"
+    if score["value"] is None:
+        figure["text"] = "undefined"
+    return figure | {"protocol": result["protocol"], "of": about}
 
 
 def _counts(table: Table, trial: Trial) -> dict[str, dict]:

@@ -28,6 +28,7 @@ class Trial:
         seed: of training and sampling, or of sampling alone.
         recipe: what is trained or sampled.
         recipes: what each column is measured on.
+        baselines: the baseline row's, for columns that are relative to it.
         folder: run folder of its training, or of an existing run; None where nothing is sampled.
         trained: whether this command trains it.
         real: data set that it is scored against.
@@ -38,6 +39,7 @@ class Trial:
     seed: int
     recipe: Recipe
     recipes: dict[str, Recipe]
+    baselines: dict[str, Recipe]
     folder: Path | None
     trained: bool
     real: Path
@@ -74,10 +76,13 @@ def _trial(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Tr
     seeded = [f"train.seed={trained_seed}"]
     base, overrides = recipe_of(table, scale, row, None)
     scored = any(column.measure.kind in ("score", "sampler") for column in table.columns)
-    recipes = {}
+    recipes, baselines = {}, {}
     for column in table.columns:
         own_base, own = recipe_of(table, scale, row, column)
         recipes[column.key] = load_recipe(own_base, [*own, *seeded])
+        if column.measure.of == "relative_speed":
+            its_base, its = recipe_of(table, scale, table.row(table.baseline), column)
+            baselines[column.key] = load_recipe(its_base, [*its, *seeded])
     recipe = load_recipe(base, [*overrides, *seeded])
     trained = scored and row.checkpoint is None
     folder = None
@@ -90,10 +95,11 @@ def _trial(table: Table, scale: Scale, row: Row, *, seed: int, first: int) -> Tr
         seed=seed,
         recipe=recipe,
         recipes=recipes,
+        baselines=baselines,
         folder=folder,
         trained=trained,
         real=Path(recipe.data.root) / (scale.captions_of or recipe.data.name),
-        key=_key(table, scale, row, recipe=recipe, recipes=recipes, seed=seed),
+        key=_key(table, scale, row, recipe=recipe, recipes=recipes, baselines=baselines, seed=seed),
     )
 
 
@@ -126,6 +132,7 @@ def _key(
     *,
     recipe: Recipe,
     recipes: dict[str, Recipe],
+    baselines: dict[str, Recipe],
     seed: int,
 ) -> str:
     measured = [
@@ -149,6 +156,9 @@ def _key(
         "shapes": None if scale.shapes is None else scale.shapes.model_dump(mode="json"),
         "timing": [scale.batches, scale.rounds],
         "videos": scale.videos,
+        **(
+            {"baselines": {k: recipe_to_yaml(r) for k, r in baselines.items()}} if baselines else {}
+        ),
         **_sampler_facts(table, scale),
     }
     return json_sha256(everything)[:16]

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from hpdm_core.errors import CheckpointError, DataError, HpdmError
+from hpdm_core.errors import CheckpointError, DataError, DivergedError
 from hpdm_core.training import batches as batches_module
 from hpdm_core.training import checkpoint, store
 from hpdm_core.training.batches import keep_levels, levels_of_step, split_batch
@@ -150,7 +150,7 @@ class Recorded:
 
 
 def test_ten_such_steps_in_a_row_stop_with_advice(tmp_path, caplog):
-    with pytest.raises(HpdmError, match=r"10 steps in a row .*lower optim.lr"):
+    with pytest.raises(DivergedError, match=r"10 steps in a row .*lower optim.lr"):
         run(tmp_path, loss=broken_at(range(1, 12), float("nan")))
     assert "video-1-0" in caplog.messages[0]
     assert len(caplog.messages) == 10
