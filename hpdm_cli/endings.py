@@ -228,7 +228,9 @@ def ablation_plan(result: dict, *, command: str) -> Shown:
                      f"{count(plan['fakes'])} generated videos"),
             ("cost", f"about {device_hours(plan['hours'])} of this device (by "
                      f"{plan['hours_by']}), {size(plan['disk_gb'] * 1e9)}"),
+            ("on GPUs", f"about {plan['gpu_hours']:,.4g} GPU-hours ({plan['gpu_hours_by']})"),
         ]  # fmt: skip
+    lines += [("first", needed) for needed in result["needs"]]
     return Shown(tables={"Rows": rows}, lines=[*lines, ("next", command)])
 
 

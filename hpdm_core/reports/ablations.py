@@ -115,6 +115,7 @@ class Scale(Change):
     rows: dict[str, RowChange] = Field(
         default_factory=dict, description="by row, after the row's own"
     )
+    needs: tuple[str, ...] = Field((), description="commands to run first, for a dry run")
     seeds: Positive = 1
     vary: Literal["training", "sampling"] = Field(
         "training", description="seeds are of training and sampling, or of sampling alone"

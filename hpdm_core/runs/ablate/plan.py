@@ -1,4 +1,4 @@
-"""Cost of a table, in advance: trainings, samples, hours by a measured step, disk."""
+"""Cost of a table in advance: trainings, samples, hours (measured, or at a stated rate), disk."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from hpdm_core.reports.ablations import Scale, Table, protocol_of
 from hpdm_core.runs.ablate.profiling import measured_rate, with_some_classes
 from hpdm_core.runs.ablate.trials import Trial
 from hpdm_core.runs.train.preflight import BYTES_PER_SAVED_PARAMETER
+from hpdm_core.runs.train.scaling import H100
 from hpdm_core.training.checkpoint import list_checkpoints, step_of
 
 
@@ -29,7 +30,8 @@ def plan_table(
     Returns:
         {"trials", "trials_done"}; where anything is trained or sampled also {"trainings",
         "training_steps", "training_videos", "fakes", "hours_training", "hours_sampling",
-        "hours_timing", "hours", "hours_by", "disk_gb"}.
+        "hours_timing", "hours", "hours_by", "gpu_hours", "gpu_hours_by", "disk_gb"}. GPU-hours are
+        counted operations of training and sampling over an assumed rate of a card.
     """
     left = [trial for trial in trials if trial.key not in done]
     plan: dict[str, Any] = {"trials": len(trials), "trials_done": len(trials) - len(left)}
@@ -43,16 +45,22 @@ def plan_table(
     videos = {
         name: steps[name] * trial.recipe.train.batch_size for name, trial in trainings.items()
     }
-    training = sum(
-        videos[name] * counted.of(trial.recipe)["flops_per_video_training"]
+    work = {
+        name: videos[name] * counted.of(trial.recipe)["flops_per_video_training"]
         for name, trial in trainings.items()
-    )
+    }
+    training = sum(work.values())
     fakes = {trial.key: _fakes(table, scale, trial) for trial in sampled}
-    sampling = sum(
-        number * counted.sampling_flops(trial, level)
+    drawing = {
+        trial.key: sum(
+            number * counted.sampling_flops(trial, level)
+            for level, number in fakes[trial.key].items()
+        )
         for trial in sampled
-        for level, number in fakes[trial.key].items()
-    )
+    }
+    sampling = sum(drawing.values())
+    on_gpu = sum(work[name] / _gpu_rate(trial.recipe) for name, trial in trainings.items())
+    on_gpu += sum(drawing[trial.key] / _gpu_rate(trial.recipe) for trial in sampled)
     rate, how = measured_rate(_smallest(left, counted), resolve_device(device))
     disk = sum(
         counted.of(trial.recipe)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(trial)
@@ -68,6 +76,8 @@ def plan_table(
         "hours_timing": _hours(timing, rate),
         "hours": _hours(training + sampling + timing, rate),
         "hours_by": how,
+        "gpu_hours": round(on_gpu / 3600, 2),
+        "gpu_hours_by": f"{H100.card}, {100 * H100.utilisation:.0f}% of its peak, assumed",
         "disk_gb": round(disk / 1e9, 2),
     }
 
@@ -117,6 +127,11 @@ def _smallest(trials: Sequence[Trial], counted: _Counted) -> Recipe:
     """Return the recipe with the shortest step."""
     recipes = [recipe for trial in trials for recipe in trial.recipes.values()]
     return min(recipes, key=lambda recipe: counted.of(recipe)["flops_per_video_training"])
+
+
+def _gpu_rate(recipe: Recipe) -> float:
+    """Return the operations per second that a card is assumed to sustain."""
+    return H100.utilisation * H100.peak[recipe.train.precision]
 
 
 def _hours(flops: float, rate: float) -> float:

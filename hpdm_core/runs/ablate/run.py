@@ -79,7 +79,10 @@ def run_ablate(
     head = {"table": name, "title": table.title, "scale": scale, "about": settings.about}
     if dry_run:
         rows_to_do = _planned(trials, results.done)
-        return head | {"plan": plan, "rows": rows_to_do, "out": str(results.folder)}
+        needs = list(settings.needs)
+        return head | {
+            "plan": plan, "needs": needs, "rows": rows_to_do, "out": str(results.folder),
+        }  # fmt: skip
     progress = progress if process_rank() == 0 else NoProgress()
     _log_plan(plan)
     prepare(settings, trials, progress=progress)

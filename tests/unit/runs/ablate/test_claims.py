@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from hpdm_core.build import describe
 from hpdm_core.errors import DivergedError
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
@@ -119,6 +120,28 @@ def made_up_seconds(monkeypatch, *, load) -> None:
     monkeypatch.setattr(
         profiling.Stepper, "_timed", lambda _, rows: load(next(calls)) * len(rows.patches)
     )
+
+
+@pytest.mark.parametrize("name", ["table2", "claims"])
+def test_a_dry_run_says_gpu_hours_by_counted_operations(name, tmp_path):
+    table = load_table(name)
+    row = "hpdm_s" if name == "table2" else "default"
+    plan = run_ablate(
+        name, scale="paper", rows=[row], out=tmp_path, device="cpu", seed=0, dry_run=True,
+        progress=NoProgress(),
+    )  # fmt: skip
+    assert plan["needs"] == ["hpdm prep ucf101 ./data"]
+    recipe = load_recipe("hpdm_s" if name == "table2" else "ablation_paper")
+    training = (
+        recipe.train.steps * recipe.train.batch_size * describe(recipe)["flops_per_video_training"]
+    )
+    hours = training / (0.4 * 495e12) / 3600  # 40% of an H100's dense TF32 rate
+    found = plan["plan"]["gpu_hours"]
+    # Sampling comes on top: 10,000 or 512 videos.
+    assert hours < found < 1.5 * hours
+    assert "assumed" in plan["plan"]["gpu_hours_by"]
+    assert plan["plan"]["training_steps"] == recipe.train.steps
+    assert table.scales["tiny"].needs == ()
 
 
 def test_a_step_with_level_dropout_takes_its_mean_over_numbers_of_levels(monkeypatch):
