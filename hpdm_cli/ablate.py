@@ -81,9 +81,6 @@ def command(
             dry_run=dry_run, progress=current.progress, checkpoint=checkpoint,
         )  # fmt: skip
         if dry_run:
-            words_given = ["ablate", table, "--scale", scale, *(["--rows", rows] if rows else [])]
-            words_given += ["--checkpoint", checkpoint] if checkpoint else []
-            shown = ablation_plan(result, command=same_command(*words_given, out=out))
+            current.show(result, ablation_plan(result, command=same_command(ctx)))
         else:
-            shown = ablated(result)
-        current.show(result, shown)
+            current.show(result, ablated(result))

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 from hpdm_cli import ablate, eval_fvd, finetune, prep, sample, train
 from hpdm_cli.console import usage_failure
 from hpdm_cli.options import examples
-from hpdm_cli.streams import finish_stdout, give_up_stdout, prepare_streams
+from hpdm_cli.streams import complain, finish_stdout, give_up_stdout, prepare_streams
 from hpdm_core import __version__
 from hpdm_core.errors import did_you_mean
 
@@ -29,20 +30,21 @@ class _Program(TyperGroup):
         """Run the program and exit."""
         args = sys.argv[1:] if args is None else list(args)
         try:
-            code = super().main(args=args, prog_name=prog_name, standalone_mode=False)
+            # The words as they were given, for commands that repeat them (same_command).
+            code = super().main(args=args, prog_name=prog_name, standalone_mode=False, obj=args)
         except _UsageError as error:
             code = _refuse(error, as_json="--json" in args)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            complain("interrupted")
             code = 130
         except OSError as error:  # of stdout, while help was printed
             if error.filename is not None:
                 raise
-            print(f"Error: {give_up_stdout(error) or 'stdout is closed'}", file=sys.stderr)
+            complain(f"Error: {give_up_stdout(error) or 'stdout is closed'}")
             code = 2
         problem = finish_stdout()
         if problem is not None:
-            print(f"Error: {problem}", file=sys.stderr)
+            complain(f"Error: {problem}")
             code = code or 2
         sys.exit(code or 0)
 
@@ -50,7 +52,8 @@ class _Program(TyperGroup):
 def _refuse(error: Exception, *, as_json: bool) -> int:
     """Print a usage error, with the nearest right word, and return its exit code."""
     error.message += _hint(error)
-    error.show()
+    with suppress(OSError):  # of a full stderr: the exit code has to do
+        error.show()
     if as_json:
         print(usage_failure(error.format_message(), error.exit_code))
     return error.exit_code

@@ -18,7 +18,7 @@ from warnings import catch_warnings, simplefilter
 import typer
 
 from hpdm_cli.progress import LogLines, TerminalProgress
-from hpdm_cli.streams import give_up_stdout
+from hpdm_cli.streams import complain, give_up_stdout
 from hpdm_cli.tables import Shown, print_shown
 from hpdm_core.errors import HpdmError
 from hpdm_core.progress import NoProgress, Progress, process_rank
@@ -170,7 +170,7 @@ def _refusal(error: BaseException) -> str | None:
 
 def _complain(text: str, rank: int) -> None:
     # Plain text: a message may contain brackets, and paths must not be wrapped.
-    print(text if rank == 0 else f"process {rank}: {text}", file=sys.stderr, flush=True)
+    complain(text if rank == 0 else f"process {rank}: {text}")
 
 
 @contextmanager

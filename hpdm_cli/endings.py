@@ -1,53 +1,12 @@
 """The lines that commands end with: what was made, where, its figures, and the next command."""
 
-import shlex
 from pathlib import Path
 
-from hpdm_cli.tables import Shown
-from hpdm_cli.units import count, device_hours, duration, flop, resolution, size
+from hpdm_cli.tables import Shown, command_line
+from hpdm_cli.units import count, device_hours, duration, flop, number_of, resolution, size
 
 _MOST_COLUMNS = 4  # of a table in the terminal
-# Recipe to train on a data set, by the command that prepared it; else the one for own videos.
-_RECIPES = {"shapes": "quickstart", "vizdoom": "walks", "ucf101": "hpdm_s"}
-
-
-def prepared(result: dict, *, root: Path | str, kind: str) -> Shown:
-    """Return the ending of `hpdm prep`, also of its dry run."""
-    lines = [("data", result["usable"])] if "usable" in result else []
-    if "bytes" not in result:  # a dry run
-        lines = [("plan", f"{name.replace('_', ' ')}: {value}") for name, value in result.items()
-                 if isinstance(value, int | str) and name not in ("name", "folder")]  # fmt: skip
-        return Shown(lines=[*lines, ("to", result["folder"])])
-    if "shard" in result:
-        command = _command("hpdm", "prep", "commit", result["folder"])
-        return Shown(lines=[*lines, ("part", result["shard"]), ("next", f"the others, {command}")])
-    frames, sizes = result["frames"], list(result["sizes"])
-    splits = ", ".join(f"{name} {number:,}" for name, number in result["splits"].items())
-    lines.append(("in", f"{result['folder']} ({size(result['bytes'])})"))
-    described = [f"{result['classes']} classes", f"{frames['min']} to {frames['max']} frames"]
-    described.append(sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, most {sizes[0]}")
-    lines.append(("figures", f"{', '.join(described)}; {splits}"))
-    lines += [("note", note) for note in result["notes"]]
-    name, recipe = result["name"], _RECIPES.get(kind, "small")
-    own = [] if name == kind else [f"data.name={name}"]
-    own += [] if Path(root) == Path("data") else [f"data.root={root}"]
-    return Shown(lines=[*lines, ("next", _command("hpdm", "train", recipe, *own))])
-
-
-def committed(result: dict) -> Shown:
-    """Return the ending of `hpdm prep commit`."""
-    splits = ", ".join(f"{name} {number:,}" for name, number in result["splits"].items())
-    lines = [
-        ("data", result["usable"]),
-        ("in", result["folder"]),
-        ("figures", f"{result['shards']} shards, {result['classes']} classes; {splits}"),
-    ]
-    if "://" in result["folder"]:
-        copied = "copy it to a disk, or mount it, to train on it (docs/cluster.md)"
-        return Shown(lines=[*lines, ("next", copied)])
-    folder = Path(result["folder"])
-    own = (f"data.root={folder.parent}", f"data.name={folder.name}")
-    return Shown(lines=[*lines, ("next", _command("hpdm", "train", "small", *own))])
+_FEWEST_SCORED = 256  # videos that are scored without --force
 
 
 def trained(result: dict, *, name: str) -> Shown:
@@ -69,7 +28,7 @@ def trained(result: dict, *, name: str) -> Shown:
     for key, what in (("skipped_steps", "steps skipped"), ("replaced_videos", "videos replaced")):
         figures += [f"{result[key]:,} {what}"] if result[key] else []
     lines.append(("figures", ", ".join(figures)))
-    command = _command("hpdm", "sample", "--checkpoint", result["run"], "--overlap", "fhw")
+    command = command_line("hpdm", "sample", "--checkpoint", result["run"], "--overlap", "fhw")
     return Shown(lines=[*lines, ("next", command)])
 
 
@@ -95,7 +54,8 @@ def training_plan(result: dict, *, name: str, command: str) -> Shown:
     place = "on each" if "scaling" in result else "here"
     lines = [
         ("plan", f"{name}: {result['steps']:,} steps of {result['batch_size']:,} videos on "
-                 f"{result['devices']} device(s); {count(result['parameters']['total'])} weights"),
+                 f"{number_of(result['devices'], 'device')}; "
+                 f"{count(result['parameters']['total'])} weights"),
         ("cost", f"{flop(cost)} a video, {flop(cost * videos)} in all"),
         ("memory", f"{result['memory_verdict']} {place}, micro-batch {result['micro_batch']}"),
         *_scaling(result),
@@ -127,7 +87,7 @@ def models(result: dict) -> Shown:
     ]
     lines = [("shipped", f"stands for {result['shipped']}")]
     first = result["models"][-1]["checkpoint"] if rows else result["shipped"]
-    lines.append(("next", _command("hpdm", "sample", "--checkpoint", first)))
+    lines.append(("next", command_line("hpdm", "sample", "--checkpoint", first)))
     return Shown(tables={"Checkpoints": rows}, lines=lines)
 
 
@@ -148,7 +108,7 @@ def recipes(rows: list[dict]) -> Shown:
 
 def copied(path: Path) -> Shown:
     """Return the ending of `hpdm train --copy`."""
-    return Shown(lines=[("made", str(path)), ("next", _command("hpdm", "train", str(path)))])
+    return Shown(lines=[("made", str(path)), ("next", command_line("hpdm", "train", str(path)))])
 
 
 def _conditions(model: dict) -> str:
@@ -163,24 +123,34 @@ def sampled(result: dict) -> Shown:
     """Return the ending of `hpdm sample`."""
     there = result["videos"] - result["made"]
     settings = result["settings"]
-    made = f"{result['made']} videos of {resolution(settings['resolution'])}"
+    made = f"{number_of(result['made'], 'video')} of {resolution(settings['resolution'])}"
     made += f", overlap {settings['overlap']}, steps {', '.join(map(str, settings['steps']))}"
     pictures = [result["contact_sheet"], result["preview"], *result["comparisons"][:2]]
     took = f"{duration(result['seconds'])}"
     if result["made"]:
         took += f", {duration(result['seconds'] / result['made'])} a video"
-    score = _command("hpdm", "eval-fvd", "--samples", result["out"], "--detector", "bundled")
     lines = [
         ("made", f"{made}; {there} were there" if there else made),
         ("in", result["out"]),
         ("see", ", ".join(pictures)),
         ("figures", took),
-        ("next", score),
+        ("next", _after_sampling(result)),
     ]
     return Shown(lines=lines)
 
 
-def sampling_plan(result: dict) -> Shown:
+def _after_sampling(result: dict) -> str:
+    """Return the command that scores the videos, or one that needs no data where there are none."""
+    if result["data"] is None:
+        return "hpdm train --list"
+    few = ["--force"] if result["videos"] < _FEWEST_SCORED else []
+    return command_line(
+        "hpdm", "eval-fvd", "--samples", result["out"], "--real", result["data"],
+        "--protocol", "fvdfull_16f", "--detector", "bundled", *few,
+    )  # fmt: skip
+
+
+def sampling_plan(result: dict, *, command: str) -> Shown:
     """Return the table and lines of a dry run of `hpdm sample`."""
     levels = [
         {
@@ -198,9 +168,10 @@ def sampling_plan(result: dict) -> Shown:
     cached, uncached = result["block_passes_cached"], result["block_passes_uncached"]
     paper, fast = (result["presets"][name] for name in ("paper", "fast"))
     memory = f"{size(result['memory_bytes']['total'])} on a GPU with "
-    memory += f"{result['videos_at_a_time']} videos and {result['tiles_at_a_time']} tiles at a time"
+    memory += f"{number_of(result['videos_at_a_time'], 'video')} and "
+    memory += f"{number_of(result['tiles_at_a_time'], 'tile')} at a time"
     lines = [
-        ("plan", f"{result.get('videos', 1)} videos with {result['model']}"),
+        ("plan", f"{number_of(result.get('videos', 1), 'video')} with {result['model']}"),
         ("cost", f"{count(cached)} block passes a video; {uncached / cached:.1f} times as many "
                  f"without the cache; overlap {result['overlap']}"),
         ("presets", f"paper {count(paper)} block passes a video, fast {count(fast)}: "
@@ -211,7 +182,7 @@ def sampling_plan(result: dict) -> Shown:
         lines.append(("windows", f"{result['windows']} in time, each at this cost"))
     if "memory_verdict" in result:
         lines.append(("here", result["memory_verdict"]))
-    return Shown(tables={"Block passes": levels}, lines=lines)
+    return Shown(tables={"Block passes": levels}, lines=[*lines, ("next", command)])
 
 
 def ablation_plan(result: dict, *, command: str) -> Shown:
@@ -255,10 +226,6 @@ def _initialised(table: dict) -> str:
     return f"{table['from']}: {count(loaded)} of {count(total)} weights; level 0 {start}"
 
 
-def _command(*words: str) -> str:
-    return shlex.join(map(str, words))
-
-
 def tables(rows: list[dict]) -> Shown:
     """Return the table of `hpdm ablate --list`."""
     shown = [
@@ -288,7 +255,17 @@ def ablated(result: dict) -> Shown:
         (finding["verdict"], f"{finding['finding']} (here: {finding['ours']})")
         for finding in result["findings"]
     ]
-    return Shown(tables=shown, lines=[*lines, ("report", result["files"]["report"])])
+    done = f"{number_of(result['trials_done'], 'trial')}, {duration(result['seconds'])}"
+    lines += [("figures", done), ("report", result["files"]["report"])]
+    return Shown(tables=shown, lines=[*lines, ("next", _larger(result))])
+
+
+def _larger(result: dict) -> str:
+    """Return the command that runs a table at the next larger scale, or plans it."""
+    again = ["hpdm", "ablate", result["table"], "--scale"]
+    return command_line(
+        *again, *(["tiny"] if result["scale"] == "smoke" else ["paper", "--dry-run"])
+    )
 
 
 def _by(cells: list[dict], place: str) -> list[list[dict]]:

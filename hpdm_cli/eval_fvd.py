@@ -6,26 +6,27 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.options import Device, DryRun, Json, Out, examples, words
+from hpdm_cli.options import Device, DryRun, Json, Out, examples, same_command, words
 from hpdm_cli.score_endings import scored, scores_listed
 
 NAME = "eval-fvd"
 EXAMPLES = examples(
-    "hpdm eval-fvd --checkpoint runs/hpdm_s --protocol fvd10k_16f --metrics fvd,is",
-    "hpdm eval-fvd --samples samples/mine --real data/shapes --protocol fvd512_16f "
-    "--detector bundled",
     "hpdm eval-fvd --list",
+    "hpdm eval-fvd --checkpoint runs/hpdm_s --protocol fvd10k_16f",
+    "hpdm eval-fvd --samples my/videos --real data/mine --protocol fvdfull_16f",
+    "hpdm eval-fvd --checkpoint shipped --protocol fvd512_16f --detector bundled",
 )
 
 
 def command(
+    ctx: typer.Context,
     checkpoint: Annotated[
         str | None,
         typer.Option(
             "--checkpoint",
             metavar="CHECKPOINT",
-            help="Generate the videos with this run folder, checkpoint folder, weights file or "
-            "hf://owner/name.",
+            help="Generate the videos with this run folder, checkpoint folder, weights file, "
+            "hf://owner/name or the name of a model in the package.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +96,8 @@ def command(
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated videos.")] = 0,
     force: Annotated[
-        bool, typer.Option("--force", help="Also score fewer than 256 videos; the bias is printed.")
+        bool,
+        typer.Option("--force", help="Also score fewer than 256 videos; their bias is estimated."),
     ] = False,
     listing: Annotated[
         bool,
@@ -106,7 +108,8 @@ def command(
 ) -> None:
     """Score generated videos against real ones.
 
-    Takes --checkpoint or --samples, and prints each figure with its protocol.
+    Takes --checkpoint or --samples, prints each figure with its protocol, and writes it with all
+    that it depends on to evals/, or to --out.
     Features are cached: a second protocol takes seconds.
     """
     with session(as_json=json) as current:
@@ -124,4 +127,4 @@ def command(
             preparation=preparation, out=out, batch=batch, device=device, seed=seed,
             force=force, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, scored(result))
+        current.show(result, scored(result, command=same_command(ctx)))

@@ -25,11 +25,12 @@ NAME = "finetune"
 EXAMPLES = examples(
     "hpdm finetune recipes/hpdm_t2v.yaml --from runs/hpdm_t2v_base",
     "hpdm finetune hpdm_t2v --from base.safetensors train.steps=5000 --dry-run",
-    "hpdm finetune shapes --from runs/shapes --distill 8,4,4 --out runs/shapes_fast",
+    "hpdm finetune shapes --from shipped --distill 8,4,4 --out runs/student",
 )
 
 
 def command(
+    ctx: typer.Context,
     recipe: RecipeRef,
     base: Annotated[
         str,
@@ -87,10 +88,7 @@ def command(
             init_from=base,
         )
         if dry_run:
-            given = () if distill is None else ("--distill", distill)
-            command = same_command(
-                "finetune", recipe, "--from", base, *given, *(overrides or ()), out=out
-            )
-            current.show(result, training_plan(result, name=resolved.name, command=command))
+            plan = training_plan(result, name=resolved.name, command=same_command(ctx))
+            current.show(result, plan)
         else:
             current.show(result, trained(result, name=resolved.name))

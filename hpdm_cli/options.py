@@ -60,9 +60,15 @@ def read_recipe(ref: str, overrides: list[str] | None, *, seed: int | None = Non
     return load_recipe(ref, [*(overrides or ()), *seeded])
 
 
-def same_command(*words: str, out: Path | None) -> str:
-    """Return a command as it was given, without `--dry-run`."""
-    return shlex.join(["hpdm", *words, *(() if out is None else ("--out", str(out)))])
+def same_command(ctx: typer.Context) -> str:
+    """Return the command as it was given, without `--dry-run` and what needs it."""
+    kept, rest = [], iter(ctx.obj)
+    for word in rest:
+        if word == "--devices":
+            next(rest)
+        elif word != "--dry-run" and not word.startswith("--devices="):
+            kept.append(word)
+    return shlex.join(["hpdm", *kept])
 
 
 def examples(*lines: str, title: str = "Examples") -> str:

@@ -6,8 +6,16 @@ from typing import Annotated
 import typer
 
 from hpdm_cli.console import session
-from hpdm_cli.endings import committed, prepared
-from hpdm_cli.options import Device, DryRun, Json, examples, height_width, words
+from hpdm_cli.options import (
+    Device,
+    DryRun,
+    Json,
+    examples,
+    height_width,
+    same_command,
+    words,
+)
+from hpdm_cli.prep_endings import committed, prepared
 
 app = typer.Typer(
     help="Prepare data sets for training.\n\nWrites canonical videos and a manifest to "
@@ -35,7 +43,7 @@ Workers = Annotated[
     typer.Option("--workers", help="Parallel processes.", show_default="one per core"),
 ]
 MinFrames = Annotated[
-    int, typer.Option("--min-frames", help="Videos with fewer frames are refused.")
+    int, typer.Option("--min-frames", help="Videos with fewer frames are rejected.")
 ]
 Size = Annotated[
     str | None,
@@ -52,7 +60,7 @@ Shard = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Prepare only the I-th of N parts, from 0, as an independent task of a cluster; "
+        help="Prepare only part I of N, counted from 0, as an independent task of a cluster; "
         "`hpdm prep commit` joins them.",
         show_default=False,
     ),
@@ -66,6 +74,7 @@ Shard = Annotated[
     )
 )
 def shapes(
+    ctx: typer.Context,
     root: Root,
     name: Name = "shapes",
     num: Annotated[int, typer.Option("--num", help="Number of videos.")] = 2000,
@@ -87,7 +96,8 @@ def shapes(
             root, name=name, num=num, size=size, frames=frames, seed=seed, workers=workers,
             dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, prepared(result, root=root, kind="shapes"))
+        shown = prepared(result, root=root, kind="shapes", command=same_command(ctx))
+        current.show(result, shown)
 
 
 @app.command(
@@ -98,6 +108,7 @@ def shapes(
     )
 )
 def vizdoom(
+    ctx: typer.Context,
     root: Root,
     name: Name = "vizdoom",
     num: Annotated[int, typer.Option("--num", help="Number of videos.")] = 2400,
@@ -129,7 +140,8 @@ def vizdoom(
             root, name=name, num=num, size=size, frames=frames, scenes=words(scenes), seed=seed,
             workers=workers, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, prepared(result, root=root, kind="vizdoom"))
+        shown = prepared(result, root=root, kind="vizdoom", command=same_command(ctx))
+        current.show(result, shown)
 
 
 @app.command(
@@ -140,6 +152,7 @@ def vizdoom(
     )
 )
 def ucf101(
+    ctx: typer.Context,
     root: Root,
     source: Annotated[
         str | None,
@@ -169,7 +182,8 @@ def ucf101(
             root, source=source, name=name, fold=fold, min_frames=min_frames, size=shrunk,
             workers=workers, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, prepared(result, root=root, kind="ucf101"))
+        shown = prepared(result, root=root, kind="ucf101", command=same_command(ctx))
+        current.show(result, shown)
 
 
 @app.command(
@@ -179,6 +193,7 @@ def ucf101(
     )
 )
 def folder(
+    ctx: typer.Context,
     root: AnyRoot,
     source: Annotated[
         str,
@@ -207,7 +222,8 @@ def folder(
             root, source=source, name=name, min_frames=min_frames, size=shrunk, workers=workers,
             shard=shard, dry_run=dry_run, progress=current.progress,
         )  # fmt: skip
-        current.show(result, prepared(result, root=root, kind="folder"))
+        shown = prepared(result, root=root, kind="folder", command=same_command(ctx))
+        current.show(result, shown)
 
 
 @app.command(
@@ -217,6 +233,7 @@ def folder(
     )
 )
 def captions(
+    ctx: typer.Context,
     root: AnyRoot,
     source: Annotated[
         str,
@@ -258,7 +275,8 @@ def captions(
             size=shrunk, workers=workers, device=device, shard=shard, dry_run=dry_run,
             progress=current.progress,
         )  # fmt: skip
-        current.show(result, prepared(result, root=root, kind="captions"))
+        shown = prepared(result, root=root, kind="captions", command=same_command(ctx))
+        current.show(result, shown)
 
 
 @app.command(

@@ -16,9 +16,11 @@ from hpdm_cli.options import (
     examples,
     fractions,
     read_recipe,
+    same_command,
     whole_numbers,
     words,
 )
+from hpdm_cli.tables import command_line
 from hpdm_core.errors import HpdmError
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ EXAMPLES = examples(
     "hpdm sample --list",
     "hpdm sample --overlap fhw --num 9",
     "hpdm sample --preset fast",
-    "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17 --format mp4,gif",
-    'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow" --guidance 4',
+    "hpdm sample --checkpoint runs/hpdm_s --class Archery --class 17",
+    "hpdm sample --num 4 --format mp4,gif",
+    'hpdm sample --checkpoint runs/hpdm_t2v --prompt "a red fox in the snow"',
+    "hpdm sample --checkpoint runs/hpdm_t2v --prompt-file texts.txt --guidance 4",
     "hpdm sample --checkpoint hf://owner/name --num 4 --format webp",
     "hpdm sample --input small.mp4 --upscale",
     "hpdm sample --input clip.mp4 --mask 16,16,32,32 --num 3",
@@ -39,6 +43,7 @@ EXAMPLES = examples(
 
 
 def command(
+    ctx: typer.Context,
     overrides: Overrides = None,
     checkpoint: Annotated[
         str | None,
@@ -155,7 +160,7 @@ def command(
         typer.Option(
             "--input",
             metavar="VIDEO",
-            help="Given video, with one of the options below.",
+            help="A video to start from, with one of the options below.",
             show_default=False,
         ),
     ] = None,
@@ -163,14 +168,14 @@ def command(
         bool,
         typer.Option(
             "--upscale",
-            help="Take --input for the finished lower levels, and generate the finer ones.",
+            help="Use --input as the finished lower levels, and generate the finer ones.",
         ),
     ] = False,
     consistent: Annotated[
         bool,
         typer.Option(
             "--consistent/--no-consistent",
-            help="With --upscale: the result, brought down again, is --input.",
+            help="With --upscale: the result, downsampled again, equals --input.",
         ),
     ] = True,
     strength: Annotated[
@@ -198,7 +203,7 @@ def command(
         typer.Option(
             "--repeats",
             metavar="N or N,N,...",
-            help="With --mask: how often each step is made, with noise in between (RePaint).",
+            help="With --mask: how often each step is repeated, with noise in between (RePaint).",
             show_default="1",
         ),
     ] = None,
@@ -289,7 +294,8 @@ def command(
 ) -> None:
     """Generate videos from a checkpoint.
 
-    Writes a file per video, a contact sheet, and samples.jsonl with every setting.
+    Writes a file per video, a contact sheet, and samples.jsonl with every setting, to
+    samples/NAME_OVERLAP, after the model's name, unless --out is given.
     Run again, the same command generates only the missing videos.
     """
     with session(as_json=json) as current:
@@ -323,7 +329,12 @@ def command(
             dry_run=dry_run,
         )  # fmt: skip
         result = run_sample(options, progress=current.progress)
-        current.show(result, sampling_plan(result) if dry_run else sampled(result))
+        if dry_run:
+            train = command_line("hpdm", "train", recipe, *(overrides or ()))
+            following = train if recipe else same_command(ctx)
+            current.show(result, sampling_plan(result, command=following))
+        else:
+            current.show(result, sampled(result))
 
 
 def _planned_recipe(recipe: str | None, overrides: list[str] | None) -> "Recipe | None":

@@ -6,8 +6,8 @@ from hpdm_cli.tables import Shown
 from hpdm_cli.units import duration
 
 
-def scored(result: dict) -> Shown:
-    """Return the ending of `hpdm eval-fvd`, also of its dry run."""
+def scored(result: dict, *, command: str) -> Shown:
+    """Return the ending of `hpdm eval-fvd`, also of its dry run: then `command` is what follows."""
     lines = [("score", _score(score)) for score in result.get("scores", [])]
     sets = [f"{result[k].get('count', '')} {k}".strip() for k in ("fakes", "reals") if result[k]]
     lines.append(("sets", f"{', '.join(sets)}; protocol {result['protocol']}"))
@@ -19,7 +19,8 @@ def scored(result: dict) -> Shown:
               if f"{k}_to_do" in result]  # fmt: skip
     if "file" in result:
         lines += [("in", result["file"]), ("took", duration(result["seconds"]))]
-    return Shown(lines=lines)
+        command = "hpdm eval-fvd --list"  # of other metrics and protocols
+    return Shown(lines=[*lines, ("next", command)])
 
 
 def scores_listed(result: dict) -> Shown:

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 
 LOST = "stdout cannot be written to; what the command made is in its folder"
@@ -17,6 +18,12 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Print a line to stderr; where that is full or closed too, the exit code has to do."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def finish_stdout() -> str | None:

@@ -94,7 +94,7 @@ def command(
             devices=devices,
         )  # fmt: skip
         if dry_run:
-            command = same_command("train", recipe, *(overrides or ()), out=out)
-            current.show(result, training_plan(result, name=resolved.name, command=command))
+            plan = training_plan(result, name=resolved.name, command=same_command(ctx))
+            current.show(result, plan)
         else:
             current.show(result, trained(result, name=resolved.name))

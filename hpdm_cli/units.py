@@ -9,6 +9,11 @@ def count(number: float) -> str:
     return _scaled(number).rstrip()
 
 
+def number_of(number: int, what: str) -> str:
+    """Format a number of things: 1 video, 1,024 videos, 2 classes."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
+
+
 def flop(number: float) -> str:
     """Format floating-point operations: 2.4 TFLOP."""
     return f"{_scaled(number)}FLOP"

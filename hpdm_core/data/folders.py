@@ -52,7 +52,7 @@ def plan_folder(
     notes = []
     unlabelled = sum(v.class_name is None for v in videos)
     if classes and unlabelled:
-        notes.append(f"{unlabelled} videos lie beside the class folders and have no class")
+        notes.append(f"videos beside the class folders have no class: {unlabelled}")
     if has_splits:
         notes.append(f"the folders {', '.join(sorted(tops))} were taken for splits")
     return Plan(

@@ -122,23 +122,16 @@ def sample_edm(
         for repeat in range(solver.repeats if sigma_next > 0 else 1):
             if repeat > 0:  # back to the step's start, where the video has more noise
                 x = x + math.sqrt(sigma**2 - sigma_next**2) * noise()
-            x = _edm_step(denoise, x, solver, sigma, sigma_next, noise=noise)
+            sigma_hat = solver.churned(sigma)
+            if sigma_hat > sigma:
+                x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
+            d_cur = (x - denoise(x, sigma_hat)) / sigma_hat
+            x_next = x + (sigma_next - sigma_hat) * d_cur
+            if solver.name == "heun" and sigma_next > 0:
+                d_prime = (x_next - denoise(x_next, sigma_next)) / sigma_next
+                x_next = x + (sigma_next - sigma_hat) * 0.5 * (d_cur + d_prime)
+            x = x_next
     return x
-
-
-def _edm_step(
-    denoise: Denoise, x: Tensor, solver: Solver, sigma: float, sigma_next: float, *, noise: Noise
-) -> Tensor:
-    """Return x at the noise level `sigma_next`, from that at `sigma`."""
-    sigma_hat = solver.churned(sigma)
-    if sigma_hat > sigma:
-        x = x + solver.s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise()
-    d_cur = (x - denoise(x, sigma_hat)) / sigma_hat
-    x_next = x + (sigma_next - sigma_hat) * d_cur
-    if solver.name == "heun" and sigma_next > 0:
-        d_prime = (x_next - denoise(x_next, sigma_next)) / sigma_next
-        x_next = x + (sigma_next - sigma_hat) * 0.5 * (d_cur + d_prime)
-    return x_next
 
 
 def sample_multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, order: int) -> Tensor:

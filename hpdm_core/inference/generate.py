@@ -153,7 +153,7 @@ def _sample_level(
     cache = work.make_cache()
 
     def tiled(rows: Condition, branch: str) -> Denoise:
-        whole = TiledLevel(
+        return TiledLevel(
             denoiser=denoiser,
             pyramid=pyramid,
             level=level,
@@ -167,7 +167,6 @@ def _sample_level(
             shard=work.shard,
             branch=branch,
         )
-        return lambda x, sigma: whole(x.float(), sigma).to(x.dtype)
 
     estimate = tiled(condition, "conditional")
     if settings.guidance.scale != 1.0:

@@ -98,20 +98,23 @@ class TiledLevel:
         If memory runs out, tile batches shrink and the cache moves off the device.
 
         Args:
-            x: (b, c, t, h, w) at noise level `sigma`.
+            x: (b, c, t, h, w) at noise level `sigma`; the network sees it in float32.
+
+        Returns:
+            the estimate in the dtype of `x`.
 
         Raises:
             DeviceError: not even one tile fits.
         """
         while True:
             try:
-                total = self._own_tiles(x, sigma)
+                total = self._own_tiles(x.float(), sigma)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             self._shrink(reason)  # out here, where the exception no longer references tensors
         self.shard.sum_over_processes(total)
-        return total / self._counts
+        return (total / self._counts).to(x.dtype)
 
     def _own_tiles(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise this process's tiles; return their sum over the level.
@@ -130,9 +133,19 @@ class TiledLevel:
             start = (
                 self._latents[place].to(x.device, self._latents_dtype) if self._stepped else None
             )
-            end = self._add_tiles(self._total, number, chunk, x, sigma, start)
+            result = self.denoiser.denoise(
+                gather_patches(self.pyramid, x, chunk.sample, chunk.offsets),
+                sigma,
+                level=self.level,
+                condition=self.condition.select(chunk.sample),
+                context=self._source.context(number, chunk.items),
+                latents=start,
+            )
+            for region, patch in zip(chunk.slices, result.output, strict=True):
+                self._total[region] += patch  # in a fixed order
             if self.self_conditioning:
-                self._keep_latents(place, end)
+                self._keep_latents(place, result.latents)
+            del result, patch  # or they would take memory during the next pass
             self._done = place.stop
         if self.cache is not None:
             self._source.settle(range(len(self._chunks)))
@@ -202,28 +215,6 @@ class TiledLevel:
             offsets=offsets.to(device),
             slices=[(s, slice(None), *tile_slices(self.pyramid, offset)) for s, offset in places],
         )
-
-    def _add_tiles(
-        self,
-        total: Tensor,
-        number: int,
-        chunk: _Chunk,
-        x: Tensor,
-        sigma: float,
-        latents: Tensor | None,
-    ) -> Tensor:
-        """Denoise one chunk of tiles and accumulate them, in a fixed order."""
-        result = self.denoiser.denoise(
-            gather_patches(self.pyramid, x, chunk.sample, chunk.offsets),
-            sigma,
-            level=self.level,
-            condition=self.condition.select(chunk.sample),
-            context=self._source.context(number, chunk.items),
-            latents=latents,
-        )
-        for place, patch in zip(chunk.slices, result.output, strict=True):
-            total[place] += patch
-        return result.latents
 
     def _shrink(self, reason: str) -> None:
         """Free memory: fewer tiles at a time, a smaller cache on the device, no latents."""

@@ -111,6 +111,11 @@ def model_name(path: Path) -> str:
     return path.parent.name if path.stem in ("ema", "model") else path.stem
 
 
+def describe_model(path: Path) -> str:
+    """Return a weights file's path, or the name of a model that comes with the package."""
+    return f"{path.stem}, shipped with hpdm" if path.parent == ASSETS else str(path)
+
+
 def run_folders(runs: Path = RUNS) -> list[Path]:
     """Return the runs that have checkpoints, sorted by name."""
     found = sorted(run for run in runs.glob("*") if run.is_dir())

@@ -13,7 +13,7 @@ from pathlib import Path
 from hpdm_core.reports.findings import judge
 from hpdm_core.reports.plots import plots
 from hpdm_core.reports.results import Results
-from hpdm_core.reports.tables import footnotes, grid, notices, provenance
+from hpdm_core.reports.tables import footnotes, grid, notices, provenance, turned
 
 CSS = """
 :root{--ink:#1b1f24;--dim:#667085;--line:#d8dde3;--paper:#9aa4b2;--ours:#2f6fb0;--bg:#fff;
@@ -33,19 +33,20 @@ body>p,ul.findings,dl{max-width:80em}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
 font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--bg);
-min-width:8.5em}
+td:first-child,thead tr:first-child th:first-child{text-align:left;position:sticky;left:0;
+background:var(--bg);min-width:8.5em}
 tr:last-child td{border-bottom:0}thead th{background:var(--soft);font-weight:600}
-thead th:first-child{background:var(--soft)}
+thead tr:first-child th:first-child{background:var(--soft)}
+thead th[colspan="2"],th.theirs,td.theirs{border-left:1px solid var(--line)}
 td.theirs{color:var(--dim)}td small{display:block;color:var(--dim);font-weight:normal}
 th.ours{font-weight:normal;font-size:.8rem;min-width:9em}td.good{color:var(--good);font-weight:600}
 .base td{font-weight:600}
 ul.findings{list-style:none;padding:0}ul.findings li{padding:8px 0;border-bottom:1px solid
 var(--line)}
 .verdict{display:inline-block;min-width:7.5em;font-weight:600}
-figure{margin:0 0 18px;overflow-x:auto}figcaption{font-weight:600;margin-bottom:4px}
+figure{margin:0 0 18px}figure .wide{border:0}figcaption{font-weight:600;margin-bottom:4px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:8px 28px}
-svg{width:100%;height:auto;min-width:480px;max-width:620px;display:block}
+svg{width:100%;height:auto;display:block}
 svg text{font-size:12px;fill:var(--ink)}svg .head,svg .tick{fill:var(--dim)}
 svg .middle{text-anchor:middle}svg .end{text-anchor:end}
 svg .paper{fill:var(--paper)}svg .ours{fill:var(--ours)}
@@ -57,7 +58,7 @@ svg .c4{stroke:#b8860b}svg .c5{stroke:#c23b5e}
 svg .dot{stroke-width:2;fill:var(--bg)}svg text.label{stroke:none}
 .videos{display:grid;gap:10px}.strip{display:grid;grid-template-columns:9em 1fr;gap:10px;
 align-items:center;border-bottom:1px solid var(--line);padding-bottom:10px}
-.strip>div:last-child{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:6px}
+.strip>div:last-child{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:6px}
 .strip figure{margin:0}.strip figcaption{font-weight:normal;font-size:.7rem;color:var(--dim);
 margin:2px 0 0}
 video{width:100%;display:block;border-radius:4px;background:#000;image-rendering:pixelated}
@@ -65,8 +66,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;font-size:.9r
 dt{font-weight:600}dd{margin:0;color:var(--dim)}
 pre{overflow-x:auto;background:var(--soft);padding:10px;border-radius:6px;font-size:.75rem}
 @media(max-width:640px){.hint{display:block}.strip{grid-template-columns:1fr}th,td{padding:5px 7px}
-dl{grid-template-columns:1fr}dd{margin-bottom:6px}th:first-child,td:first-child{min-width:6.5em;
-max-width:8em}}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}
+td:first-child,thead tr:first-child th:first-child{min-width:6.5em;max-width:8em}}
 """
 
 
@@ -126,7 +127,7 @@ def _table(results: Results) -> str:
     for theirs, ours in laid.heads:
         heads.append(f"<th colspan={2 if both else 1}>{escape(theirs)}</th>")
         name = "here" if ours == theirs else f"here: {ours}"
-        second += f'<th>paper</th><th class="ours">{escape(name)}</th>'
+        second += f'<th class="theirs">paper</th><th class="ours">{escape(name)}</th>'
     second += "</tr>"
     rows = []
     for title, base, shown_cells in laid.lines:
@@ -194,7 +195,8 @@ def _columns(results: Results) -> str:
         f"<dt>{escape(column.heading)}</dt><dd>{escape(column.about)}</dd>"
         for column in results.table.columns
     )
-    return _section("What the columns mean", f"<dl>{about}</dl>")
+    place = "rows" if turned(results) else "columns"
+    return _section(f"What the {place} mean", f"<dl>{about}</dl>")
 
 
 def _made(results: Results, plan: dict) -> str:

@@ -12,8 +12,12 @@ from hpdm_core.reports.ablations import Column
 from hpdm_core.reports.results import Cell, Results
 from hpdm_core.reports.tables import heading, number, paper_text
 
-ROW, TOP, LABEL, PANEL, GAP = 26, 30, 236, 162, 18
+ROW, TOP, PANEL, GAP = 26, 30, 162, 18
+LETTER, LONGEST = 7, 33  # pixels of a label's letter, and letters of the longest label
+SMALLEST, LARGEST = 0.85, 1.15  # sizes at which a plot is shown; smaller, it is scrolled
+PHONE = 366  # pixels of a phone's width that a plot has
 LINES_WIDTH, LINES_HEIGHT, MARGIN = 560, 300, 54
+LABEL = 15  # pixels between the names of points
 NUM_LINE_COLOURS = 6
 MIN_TICK = 40  # between numbers on the axis
 
@@ -37,18 +41,20 @@ def _bars(results: Results, column: Column) -> str:
     """Draw the paper's figures and ours in two panels, each with a scale of its own."""
     cells = [results.cells[row.key, column.key] for row in results.table.runnable]
     theirs, ours = heading(results, column)
+    names = [_cut(cell.row.title, LONGEST) for cell in cells]
+    label = LETTER * max(map(len, names), default=0) + GAP
     height = TOP + ROW * len(cells) + 8
-    width = LABEL + 2 * PANEL + GAP
+    width = label + 2 * PANEL + GAP
     parts = [
-        _text(LABEL, 18, "paper", "head"),
-        _text(LABEL + PANEL + GAP, 18, "here", "head"),
+        _text(label, 18, "paper", "head"),
+        _text(label + PANEL + GAP, 18, "here", "head"),
     ]
     panels = (
-        ([cell.paper if isinstance(cell.paper, int | float) else None for cell in cells], LABEL),
-        ([cell.mean for cell in cells], LABEL + PANEL + GAP),
+        ([cell.paper if isinstance(cell.paper, int | float) else None for cell in cells], label),
+        ([cell.mean for cell in cells], label + PANEL + GAP),
     )
-    for place, cell in enumerate(cells):
-        parts.append(_text(0, TOP + ROW * place + 16, _cut(cell.row.title), "label"))
+    for place, name in enumerate(names):
+        parts.append(_text(0, TOP + ROW * place + 16, name, "label"))
     for side, (values, left) in enumerate(panels):
         spreads = [(cell.std or 0.0) if side else 0.0 for cell in cells]
         top = max((v + s for v, s in zip(values, spreads, strict=True) if v), default=1.0)
@@ -120,7 +126,7 @@ def _lines(results: Results) -> str:
     for index, (_, line) in enumerate(series):
         parts.append(_line(line, place, colour=index % NUM_LINE_COLOURS))
     ends = {i: place(*line[-1][:2]) for i, (_, line) in enumerate(series) if line}
-    heights = spread_out({i: y for i, (_, y) in ends.items()}, least=14, bottom=bottom)
+    heights = spread_out({i: y for i, (_, y) in ends.items()}, least=14, top=TOP, bottom=bottom)
     for index, y in heights.items():
         kind = f"label c{index % NUM_LINE_COLOURS}"
         parts.append(_text(ends[index][0] + 8, y + 4, _cut(series[index][0], 16), kind))
@@ -142,7 +148,8 @@ def pareto_plot(results: Results, column: Column) -> str:
     if not points:
         return _figure(column.heading, "nothing measured yet", 300, 30, [])
     xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
-    right, bottom = LINES_WIDTH - 110, LINES_HEIGHT - 34
+    total = max(LINES_HEIGHT, LABEL * len(points) + TOP + 34)
+    right, bottom = LINES_WIDTH - 200, total - 34
     span = math.log(max(xs) / min(xs)) or 1.0
     low, high = min(0.0, *ys), max(ys) * 1.05 or 1.0
 
@@ -162,13 +169,13 @@ def pareto_plot(results: Results, column: Column) -> str:
     front = [place(*points[key]) for key in pareto_front(points)]
     parts.append(f'<path class="line c0" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in front)}"/>')
     heights = {key: place(*point)[1] for key, point in points.items()}
-    for key, label in spread_out(heights, least=13, bottom=bottom).items():
+    # Names in a column of their own, in the order of the figures: points may lie on each other.
+    for key, label in spread_out(heights, least=LABEL, top=TOP, bottom=bottom).items():
         x, y = place(*points[key])
+        parts.append(f'<path class="grid" d="M{x:.1f} {y:.1f}L{right + 16} {label:.1f}"/>')
         parts.append(f'<circle class="dot c0" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-        parts.append(_text(x + 6, label + 4, _cut(named[key], 22), "label"))
-    return _figure(
-        column.heading, "lower and further left is better", LINES_WIDTH, LINES_HEIGHT, parts
-    )
+        parts.append(_text(right + 20, label + 4, _cut(named[key], 28), "label"))
+    return _figure(column.heading, "lower and further left is better", LINES_WIDTH, total, parts)
 
 
 def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
@@ -182,12 +189,19 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def spread_out(heights: dict[Any, float], *, least: float, bottom: float) -> dict[Any, float]:
-    """Move labels apart to a least distance, up from the lowest that reaches the bottom."""
-    placed: dict[Any, float] = {}
+def spread_out(
+    heights: dict[Any, float], *, least: float, top: float, bottom: float
+) -> dict[Any, float]:
+    """Move labels apart to a least distance, between top and bottom where there is room for all."""
+    placed = dict(heights)
+    order = sorted(heights, key=heights.get)
+    limit = top
+    for key in order:
+        placed[key] = max(placed[key], limit)
+        limit = placed[key] + least
     limit = bottom
-    for key in sorted(heights, key=heights.get, reverse=True):
-        placed[key] = min(heights[key], limit)
+    for key in reversed(order):
+        placed[key] = min(placed[key], limit)
         limit = placed[key] - least
     return placed
 
@@ -212,10 +226,13 @@ def _points(cells: Sequence[Cell]) -> list[tuple[int, float, float]]:
 
 
 def _figure(title: str, subtitle: str, width: float, height: float, parts: list[str]) -> str:
+    least = SMALLEST * width
+    hint = '<p class="hint">Scroll the plot sideways →</p>' if least > PHONE else ""
     return (
         f'<figure><figcaption>{escape(title)} <span class="dim">{escape(subtitle)}</span>'
-        f'</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+        f'</figcaption>{hint}<div class="wide"><svg viewBox="0 0 {width:.0f} {height}" role="img" '
+        f'style="min-width:{least:.0f}px;max-width:{LARGEST * width:.0f}px" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg></div></figure>'
     )
 
 
@@ -227,5 +244,5 @@ def _arrow(column: Column) -> str:
     return "" if column.better == "neither" else f"{column.better} is better"
 
 
-def _cut(text: str, longest: int = 35) -> str:
+def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -78,6 +78,11 @@ class Results:
         return sorted({line["seed"] for line in self.lines})
 
     @property
+    def seconds(self) -> float:
+        """Time that all lines took."""
+        return sum(line["seconds"] for line in self.lines)
+
+    @property
     def has_paper(self) -> bool:
         """Whether the paper has any figure of this table."""
         return any(cell.paper is not None for cell in self.cells.values())

@@ -179,13 +179,18 @@ def provenance(results: Results) -> list[str]:
     versions = sorted({line["versions"]["hpdm"] for line in results.lines})
     if not results.lines:
         return ["Nothing has been run yet."]
-    hours = sum(line["seconds"] for line in results.lines) / 3600
     return [
         f"Made by `hpdm ablate {results.name} --scale {results.scale}` of hpdm "
         f"{', '.join(versions)}: {len(results.lines)} rows, seeds "
-        f"{', '.join(map(str, results.seeds))}, {hours:.1f} hours, on {'; '.join(machines)}. "
+        f"{', '.join(map(str, results.seeds))}, {_time(results.seconds)}, on "
+        f"{'; '.join(machines)}. "
         "Everything that a figure depends on is in rows.jsonl."
     ]
+
+
+def _time(seconds: float) -> str:
+    hours, minutes = seconds / 3600, seconds / 60
+    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes:.1f} minutes"
 
 
 def number(value: float) -> str:
@@ -236,7 +241,8 @@ def _difference(cell: Cell, baseline: Cell | None) -> str:
         if cell.mean is None or not isinstance(cell.paper, int | float):
             return ""
         gap = cell.mean - cell.paper
-        return f"{'+' if gap >= 0 else '−'}{number(abs(gap))}, {_percent(gap / cell.paper)}"
+        shown = f"{abs(gap):,.{_decimals(abs(cell.mean))}f}"
+        return f"{'+' if gap >= 0 else '−'}{shown}, {_percent(gap / cell.paper)}"
     if baseline is None or baseline.row.key == cell.row.key:
         return ""
     own, theirs = _change(cell.mean, baseline.mean), _change(cell.paper, baseline.paper)
@@ -253,7 +259,8 @@ def _change(value: float | str | None, against: float | str | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{'+' if share >= 0 else '−'}{abs(100 * share):.1f}%"
+    text = f"{abs(100 * share):.1f}%"
+    return text if text == "0.0%" else f"{'+' if share > 0 else '−'}{text}"
 
 
 def _good(cell: Cell) -> bool | None:

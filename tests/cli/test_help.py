@@ -50,7 +50,7 @@ def test_help_names_every_option_and_imports_nothing_heavy(command):
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *command.split(), "--help"],
         cwd=ROOT,
-        env=os.environ | {"COLUMNS": "100"},
+        env=os.environ | {"COLUMNS": "80"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -58,6 +58,7 @@ def test_help_names_every_option_and_imports_nothing_heavy(command):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("HEAVY []\n")
+    assert max(map(len, done.stdout.splitlines())) <= 80, "an example breaks in a terminal"
     for word in OPTIONS[command]:
         assert word in done.stdout, f"hpdm {command} --help does not name {word}"
     if command not in ("", "prep"):  # an example that can be copied, on a line of its own

@@ -69,7 +69,8 @@ def test_scores_end_with_what_a_reader_compares():
     ]
     sets = {"fakes": {"count": 6}, "reals": {"count": 12}, "protocol": "fvd6_16f"}
     warnings = {"warnings": ["few videos"]}
-    shown = scored({"scores": figures, "file": "a.json", "seconds": 3} | sets | warnings)
+    result = {"scores": figures, "file": "a.json", "seconds": 3} | sets | warnings
+    shown = scored(result, command="hpdm eval-fvd --samples a")
     assert shown.lines == [
         ("score", "kernel distance 0.1235 ± 0.012"),
         ("score", "hh 0.01 (real videos 0.02)"),
@@ -78,6 +79,8 @@ def test_scores_end_with_what_a_reader_compares():
         ("sets", "6 fakes, 12 reals; protocol fvd6_16f"),
         ("in", "a.json"),
         ("took", "3 s"),
+        ("next", "hpdm eval-fvd --list"),
     ]
-    planned = scored({"dry_run": True, "fakes_to_do": 6} | sets | warnings).lines
+    planned = scored({"dry_run": True, "fakes_to_do": 6} | sets | warnings, command="it").lines
+    assert planned[-1] == ("next", "it")
     assert ("warning", "few videos") in planned

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,6 +113,62 @@ def test_finetune_from_a_run_counts_what_was_taken(place, succeed):
     assert made["run"] == "runs/fine"
     assert made["initialised"]["loaded"]
     assert made["initialised"]["missing"] == []
+
+
+def _next(done) -> list[str]:
+    """Return the words of the command that a command ends with."""
+    assert done.returncode == 0, done.stderr
+    label, command = done.stdout.splitlines()[-1].split(maxsplit=1)
+    program, *words = shlex.split(command)
+    assert (label, program) == ("next", "hpdm")
+    return words
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train", "tiny.yaml", "--out", "runs/base", "train.steps=2"),
+        ("sample", "--checkpoint", "runs/base", "--num", "2", "--out", "drawn"),
+        ("prep", "folder", "data", "--source", "data/shapes/videos", "--name", "again",
+         "--min-frames", "8"),
+    ],
+)  # fmt: skip
+def test_the_next_command_can_be_run(place, run_hpdm, args):
+    words = _next(run_hpdm(*args))
+    if args[0] == "prep":
+        assert words == ["train", "small", "data.name=again"]
+    assert run_hpdm(*words, "--dry-run").returncode == 0
+
+
+def test_samples_without_their_data_are_not_scored_next(place, run_hpdm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_hpdm("sample", "--checkpoint", str(place / "runs/base"), "--num", "1")
+    assert _next(done) == ["train", "--list"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train", "tiny.yaml", "--seed", "3", "--device", "cpu", "optim.lr=1e-2"),
+        ("finetune", "tiny.yaml", "--from", "runs/base", "--out", "runs/the next one"),
+        ("sample", "--checkpoint", "runs/base", "--num", "3", "--seed", "5"),
+        ("prep", "shapes", "elsewhere", "--num", "4"),
+        ("prep", "folder", "elsewhere", "--source", "data/shapes/videos", "--workers", "1"),
+        ("prep", "ucf101", "elsewhere"),
+        ("eval-fvd", "--samples", "data/shapes/videos", "--real", "data/shapes", "--force",
+         "--protocol", "fvdfull_16f", "--detector", "bundled"),
+        ("ablate", "table4", "--scale", "smoke", "--rows", "none,hw"),
+    ],
+)  # fmt: skip
+def test_a_plan_ends_with_the_same_command(place, run_hpdm, args):
+    assert tuple(_next(run_hpdm(*args, "--dry-run"))) == args
+
+
+def test_a_simulated_cluster_is_no_part_of_the_next_command(place, run_hpdm):
+    done = run_hpdm("train", "tiny.yaml", "--dry-run", "--devices", "8", "train.batch_size=8")
+    assert _next(done) == ["train", "tiny.yaml", "train.batch_size=8"]
+    done = run_hpdm("sample", "--recipe", "tiny.yaml", "model.num_classes=18", "--dry-run")
+    assert _next(done) == ["train", "tiny.yaml", "model.num_classes=18"]
 
 
 def test_absent_data_is_refused_with_the_way_to_make_it(place, run_hpdm):

@@ -13,7 +13,7 @@ from hpdm_core.data.prepare import describe
 from hpdm_core.errors import DataError
 from hpdm_core.names import is_unicode
 
-from .fuzzing import Memory, cases, mutated, within_time
+from .fuzzing import Memory, cases, enough, mutated, within_time
 
 pytestmark = pytest.mark.slow
 
@@ -86,4 +86,4 @@ def test_every_list_is_planned_or_refused(folder):
                         assert is_unicode(video.name)
                         assert video.caption
         memory.note()
-    assert planned > 100 or seed < 1_000
+    enough(planned, 100, of="lists planned")

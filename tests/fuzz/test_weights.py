@@ -15,7 +15,7 @@ from hpdm_core.pipeline.pretrained import model_name
 from hpdm_core.training.checkpoint import read_header
 from tests.unit.runs.conftest import make_weights  # noqa: F401
 
-from .fuzzing import Memory, cases, mutated, within_time
+from .fuzzing import Memory, cases, enough, mutated, within_time
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +74,7 @@ def hostile_file(rng: random.Random, tensors: dict, header: dict[str, str]) -> b
 def test_every_file_is_used_or_refused(make_weights, tmp_path: Path):  # noqa: F811
     path, memory, used = make_weights(), Memory(warm_up=200), 0
     tensors, header = load_file(path), read_header(path)
+    path = path.with_name("hostile.safetensors")  # `tensors` are mapped: their file must stay whole
     assert json.loads(header["classes"]) == ["circle", "square", "star"]
     for seed in cases(5_000):
         with within_time(seed) as rng:
@@ -95,4 +96,4 @@ def test_every_file_is_used_or_refused(make_weights, tmp_path: Path):  # noqa: F
                 refused = str(error)
             assert len(refused) < 2_000
         memory.note()
-    assert used > 20 or seed < 5_000
+    enough(used, 20, of="weights files used")

@@ -211,6 +211,8 @@ def _summary(results: Results) -> dict[str, Any]:
         "turned": tables.turned(results),
         "cells": cells,
         "findings": findings,
+        "trials_done": len(results.lines),
+        "seconds": results.seconds,
     }
 
 

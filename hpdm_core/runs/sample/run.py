@@ -5,6 +5,7 @@ Run again, the same command generates only missing videos.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from hpdm_core.data.pictures import labelled_row
 from hpdm_core.device import available_memory
 from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.shard import TileShard
-from hpdm_core.pipeline.conditions import Conditions, Request
+from hpdm_core.pipeline.conditions import Request
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.plan import (
     BatchSizes,
@@ -29,7 +30,7 @@ from hpdm_core.pipeline.plan import (
     plan_sampling,
     with_options,
 )
-from hpdm_core.pipeline.pretrained import model_name
+from hpdm_core.pipeline.pretrained import describe_model, model_name
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
@@ -40,8 +41,8 @@ from hpdm_core.training.parallel import Parallel, start_parallel
 
 logger = logging.getLogger("hpdm.runs")
 
-# Generates the requested videos under given settings: per level (b, c, t, h, w).
-SampleFn = Callable[[SamplingSettings, list[Request]], tuple[Tensor, ...]]
+# Generates a batch under given `settings`: per level (b, c, t, h, w).
+SampleFn = Callable[..., tuple[Tensor, ...]]
 
 
 def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> dict:
@@ -92,7 +93,8 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             sizes = pipeline.batch_sizes(settings, len(requests), options.resources(TileShard()))
             verdict = memory_verdict(recipe, sizes, free=available_memory(parallel.device))
             plan_here = {"videos": len(requests), "memory_verdict": verdict}
-            return plan(where=str(pipeline.path)) | plan_here | windows
+            plan_here["checkpoint"] = str(pipeline.path)
+            return plan(where=describe_model(pipeline.path)) | plan_here | windows
         job = SampleJob(
             pipeline=pipeline,
             settings=settings,
@@ -135,7 +137,34 @@ class SampleJob:
         conditions = self.pipeline.conditions(requests, text_encoder=self.options.text_encoder)
         store = self._store()
         with store.opened():
-            made = self._fill(store, requests, conditions)
+            missing = store.missing(requests)
+            resources = self.options.resources(self._tile_shard())
+            sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
+            self._log_plan(store, len(requests), len(missing), sizes, resources)
+            generate = partial(
+                self.pipeline.generate,
+                tile_batch=sizes.tiles,
+                resources=resources,
+                advance=self._step_counter(),
+                given=None if self.taken is None else self.taken.given,
+            )
+            self.parallel.barrier()
+            self.progress.start("generating videos", len(missing))
+            for chunk in self._own_chunks(missing, sizes.videos):
+                draw = partial(generate, [r.seed for r in chunk], conditions.of(chunk))
+                levels = draw(settings=self.settings)
+                self._write(store, chunk, levels[-1], self._extras(levels, draw))
+                self.progress.advance(len(chunk))
+            self.progress.stop()
+            self.parallel.barrier()
+            if self.parallel.is_main:
+                store.finish(requests)
+        return self._summary(store, requests, made=len(missing), began=began)
+
+    def _summary(
+        self, store: SampleStore, requests: list[Request], *, made: int, began: float
+    ) -> dict:
+        data = self.pipeline.data_folder
         return {
             "out": str(store.folder),
             "videos": len(requests),
@@ -145,33 +174,10 @@ class SampleJob:
             "comparisons": store.comparisons(requests),
             "list": str(store.folder / LINES),
             "checkpoint": str(self.pipeline.path),
+            "data": data if os.path.isdir(data) else None,
             "settings": store.settings,
             "seconds": round(time.monotonic() - began, 1),
         }
-
-    def _fill(self, store: SampleStore, requests: list[Request], conditions: Conditions) -> int:
-        """Make the videos that are missing; return how many they were."""
-        missing = store.missing(requests)
-        resources = self.options.resources(self._tile_shard())
-        sizes = self.pipeline.batch_sizes(self.settings, len(missing), resources)
-        if len(missing) < len(requests):
-            done = len(requests) - len(missing)
-            logger.info("%d of %d videos are already in %s", done, len(requests), store.folder)
-        if missing:
-            self._log_sizes(sizes, resources)
-        self.parallel.barrier()
-        self.progress.start("generating videos", len(missing))
-        draw = partial(
-            self._generate, conditions=conditions, tile_batch=sizes.tiles, resources=resources
-        )
-        for chunk in self._own_chunks(missing, sizes.videos):
-            self._make(store, chunk, draw)
-            self.progress.advance(len(chunk))
-        self.progress.stop()
-        self.parallel.barrier()
-        if self.parallel.is_main:
-            store.finish(requests)
-        return len(missing)
 
     def _store(self) -> SampleStore:
         recorded = {
@@ -204,49 +210,41 @@ class SampleJob:
         for start in range(0, len(missing), batch):
             yield missing[start : start + batch]
 
-    def _make(self, store: SampleStore, chunk: list[Request], draw: SampleFn) -> None:
-        levels = draw(self.settings, chunk)
+    def _extras(self, levels: tuple[Tensor, ...], draw: SampleFn) -> dict[str, Tensor]:
+        """Return what is written besides the videos, uint8 (b, t, h, w, 3), by ending of the name:
+        lower levels, and the same seeds under other overlaps."""
         extras: dict[str, Tensor] = {}
         if self.options.save_levels:
             extras |= {f"level{k}": to_uint8(video) for k, video in enumerate(levels[:-1])}
         if self.compare:
-            extras[COMPARISON] = self._compare(chunk, draw, levels[-1])
+            extras[COMPARISON] = self._compare(draw, levels[-1])
+        return extras
+
+    def _write(
+        self, store: SampleStore, chunk: list[Request], finest: Tensor, extras: dict[str, Tensor]
+    ) -> None:
         if self.options.shard == "tiles" and not self.parallel.is_main:
             return
-        videos = to_uint8(levels[-1]).numpy()
+        videos = to_uint8(finest).numpy()
         for place, request in enumerate(chunk):
             extra = {ending: video[place].numpy() for ending, video in extras.items()}
             store.write(request, videos[place], extra)
 
-    def _generate(
-        self,
-        settings: SamplingSettings,
-        chunk: list[Request],
-        *,
-        conditions: Conditions,
-        tile_batch: int,
-        resources: Resources,
-    ) -> tuple[Tensor, ...]:
-        done = [0] * len(settings.solvers)
+    def _step_counter(self) -> Callable[[int, int], None]:
+        """Return what shows a level's solver steps; they count anew in each batch."""
+        done = [0] * len(self.settings.solvers)
         windows = 1 if self.taken is None else self.taken.windows
 
-        def advance(level: int, total: int) -> None:
-            done[level] += 1
+        def advance(level: int, calls: int) -> None:
+            total = calls * windows
+            done[level] = done[level] % total + 1
             self.progress.advance(
-                0, level=f"{level + 1}/{len(done)}", step=f"{done[level]}/{total * windows}"
+                0, level=f"{level + 1}/{len(done)}", step=f"{done[level]}/{total}"
             )
 
-        return self.pipeline.generate(
-            [request.seed for request in chunk],
-            conditions.of(chunk),
-            settings=settings,
-            tile_batch=tile_batch,
-            resources=resources,
-            advance=advance,
-            given=None if self.taken is None else self.taken.given,
-        )
+        return advance
 
-    def _compare(self, chunk: list[Request], draw: SampleFn, finest: Tensor) -> Tensor:
+    def _compare(self, draw: SampleFn, finest: Tensor) -> Tensor:
         """Return the same seeds under other overlaps, side by side and labelled: (b, t, h, w, 3).
 
         Small videos are enlarged.
@@ -254,8 +252,7 @@ class SampleJob:
         parts = []
         for overlap in self.compare:
             if overlap != self.settings.overlap:
-                settings = replace(self.settings, overlap=overlap)
-                parts.append(draw(settings, chunk)[-1])
+                parts.append(draw(settings=replace(self.settings, overlap=overlap))[-1])
             else:
                 parts.append(finest)
         labels = [f"overlap {overlap or 'none'}" for overlap in self.compare]
@@ -271,7 +268,14 @@ class SampleJob:
             sum_over_processes=dist.all_reduce,
         )
 
-    def _log_sizes(self, sizes: BatchSizes, resources: Resources) -> None:
+    def _log_plan(
+        self, store: SampleStore, videos: int, missing: int, sizes: BatchSizes, resources: Resources
+    ) -> None:
+        if missing < videos:
+            done = videos - missing
+            logger.info("%d of %d videos are already in %s", done, videos, store.folder)
+        if not missing:
+            return
         cache = resources.cache_maker(self.parallel.device)()
         if cache is None:
             where = "off"
@@ -283,6 +287,6 @@ class SampleJob:
             where = "kept as far as it fits"
         logger.info(
             "%s on %s: %d videos at a time, %d tiles per pass; activation cache (%.2f GB): %s",
-            self.pipeline.path, self.parallel.device, sizes.videos, sizes.tiles,
+            describe_model(self.pipeline.path), self.parallel.device, sizes.videos, sizes.tiles,
             sizes.cache_bytes / 1e9, where,
         )  # fmt: skip

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.reports.ablations import load_table
 from hpdm_core.reports.html import Clip, report
-from hpdm_core.reports.plots import pareto_front, plots
+from hpdm_core.reports.plots import pareto_front, plots, spread_out
 from hpdm_core.reports.results import collect
 from tests.unit.reports.made_up import line, results_of, score
 
@@ -130,6 +131,21 @@ def test_lines_fall_where_scores_fall():
         assert [x for x, _ in path] == sorted(x for x, _ in path)
         assert [y for _, y in path] == sorted(y for _, y in path)  # down the page: smaller
     assert all(high[1] < low[1] for high, low in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_never_overlap_nor_leave_the_plot(seed):
+    rng = np.random.default_rng(seed)
+    heights = {k: float(h) for k, h in enumerate(rng.choice([5.0, 20.0, 21.0, 190.0], 12))}
+    placed = spread_out(heights, least=15, top=10, bottom=200)
+    by_place = sorted(placed, key=placed.get)
+    assert [heights[k] for k in by_place] == sorted(heights.values())
+    values = [placed[k] for k in by_place]
+    assert values[0] >= 10
+    assert values[-1] <= 200
+    assert min(b - a for a, b in pairwise(values)) >= 15
+    far = {"a": 30.0, "b": 90.0}
+    assert spread_out(far, least=15, top=10, bottom=200) == far
 
 
 def test_nothing_measured_is_no_plot():

@@ -61,7 +61,7 @@ def test_only_fvd_at_paper_scale_is_held_against_the_paper(scale, name):
 def test_fvd_at_paper_scale_has_a_difference():
     columns = {"level2": {"default": [370.0], "shallow": [500.0]}}
     results = results_of(TABLE, columns, scale="paper", name="FVD")
-    assert cell(results, "default").difference == "−8.200, −2.2%"
+    assert cell(results, "default").difference == "−8.2, −2.2%"
     assert cell(results, "default").good is True
     assert cell(results, "shallow").good is False
     assert not any("not FVD" in text for text in notices(results))
