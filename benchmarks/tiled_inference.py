@@ -159,12 +159,14 @@ class WatchedDenoiser:
         condition: Condition,
         context: tuple[Tensor, ...],
         latents: Tensor | None,
+        latents_only: bool = False,
     ) -> LevelOutput:
         """As `LevelDenoiser.denoise`."""
         began = time.process_time()
         result = self.denoiser.denoise(
-            noisy, sigma, level=level, condition=condition, context=context, latents=latents
-        )
+            noisy, sigma, level=level, condition=condition, context=context, latents=latents,
+            latents_only=latents_only,
+        )  # fmt: skip
         self.seconds["network"] += time.process_time() - began
         if self.products is not None:
             blocks = self.products(len(noisy))

@@ -77,7 +77,7 @@ def test_counts_and_settings_are_always_comparable():
     results = collect(
         table, [line("hpdm_s", 0, figures)], name="table8", scale="tiny", keys={"hpdm_s/0"}
     )
-    assert cell(results, "hpdm_s", "parameters").difference == "+0.3000, +0.2%"
+    assert cell(results, "hpdm_s", "parameters").difference == "+0.3, +0.2%"
     assert cell(results, "hpdm_s", "latents").difference == ""
     assert cell(results, "hpdm_s", "token").difference == "differs"
 
