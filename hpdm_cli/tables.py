@@ -1,5 +1,6 @@
 """What a command prints: tables of at most 80 columns, and about five lines with labels."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ class Shown:
     tables: dict[str, Rows] | None = None
 
 
+def command_line(*words: object) -> str:
+    """Return a command as a shell takes it."""
+    return shlex.join(map(str, words))
+
+
 def print_shown(shown: Shown) -> None:
     """Print tables and lines to stdout."""
     out = console()
@@ -41,7 +47,13 @@ def console() -> "Console":
     """Return a console on stdout, 80 columns wide unless it is a wider terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    class Output(Console):
+        """Leaves it to the command what a closed pipe means; rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that is being handled
+
+    return Output(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def text_of(value: object) -> str:

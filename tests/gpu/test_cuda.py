@@ -10,7 +10,7 @@ from hpdm_core.device import autocast, set_precision
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.recipe.load import recipe_from_yaml
-from hpdm_core.training.background import copied
+from hpdm_core.training.background import Background
 from tests.golden.ten_steps import RECIPE, make_batch
 
 pytestmark = pytest.mark.gpu
@@ -62,7 +62,7 @@ def test_cached_sampling_equals_uncached(recipe, cache):
 
 def test_tensors_are_copied_to_main_memory_before_they_change():
     tensor = torch.ones(1 << 20, device=CUDA)
-    kept = copied({"x": tensor})["x"]
+    kept = Background().copy({"x": tensor})["x"]
     tensor.zero_()
     assert kept.device.type == "cpu"
     assert kept.sum() == 1 << 20
