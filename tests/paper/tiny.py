@@ -17,6 +17,7 @@ from hpdm_core.geometry.boxes import Box, pyramid_boxes
 from hpdm_core.geometry.pyramid import Pyramid, sample_offsets
 from hpdm_core.inference.activation_cache import ActivationCache
 from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
+from hpdm_core.inference.given import Given
 from hpdm_core.model.hpdm import HPDM
 from hpdm_core.records import Condition, LevelOutput, PatchBatch
 
@@ -249,6 +250,7 @@ def draw(
     seeds: Sequence[int] = (0,),
     condition: Condition | None = None,
     work: ExecutionOptions | None = None,
+    given: Given | None = None,
 ) -> tuple[Tensor, ...]:
     """Generate videos; by default with v-prediction and a cache of any size."""
     preconditioning = make_preconditioning(pyramid.num_levels)
@@ -261,4 +263,5 @@ def draw(
         seeds=tuple(seeds),
         condition=make_condition(len(seeds)) if condition is None else condition,
         work=make_work() if work is None else work,
+        given=given,
     )

@@ -1,6 +1,7 @@
 """A video depends on its seed, condition and settings, not on how the work is cut."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from hpdm_core.diffusion.guidance import Guidance
-from hpdm_core.inference.generate import SamplingSettings
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings
+from hpdm_core.inference.given import Given, lower_levels, lower_masks
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.model.hpdm import HPDM
 from tests.paper.tiny import (
@@ -41,6 +43,7 @@ def network_of(case: str) -> HPDM:
 
 
 CASES = ("plain", "guided", "self-conditioned")
+GIVEN = ("masked", "upscaled")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -98,6 +101,26 @@ def test_levels_and_seeds_have_noise_of_their_own():
     assert not torch.allclose(first[0], second[0])
 
 
+def draw_given(case: str, work: ExecutionOptions) -> tuple[torch.Tensor, ...]:
+    """Generate videos from a given one: its left half kept, or its lower levels finished."""
+    pyramid = make_pyramid(3)
+    generator = torch.Generator().manual_seed(9)
+    video = torch.rand(1, 3, *pyramid.sizes[-1], generator=generator) * 2 - 1
+    levels = lower_levels(pyramid, video, 2)
+    right = torch.zeros(1, 1, *pyramid.sizes[-1], dtype=torch.bool)
+    right[..., pyramid.sizes[-1][2] // 2 :] = True
+    solvers = SETTINGS.solvers
+    if case == "masked":
+        given = Given(videos=levels, generated=lower_masks(pyramid, right))
+        solvers = tuple(replace(solver, repeats=2) for solver in solvers)
+    else:
+        given = Given(videos=levels[:2], pyramid=pyramid)
+        finished = (replace(solver, skip=solver.steps) for solver in solvers[:2])
+        solvers = (*finished, solvers[2])
+    settings = replace(SETTINGS, solvers=solvers)
+    return draw(network_of(case), pyramid, settings, seeds=(4,), work=work, given=given)
+
+
 def _draw_share(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -111,15 +134,25 @@ def _draw_share(rank: int, world_size: int, folder: str) -> None:
         # One video: the first level has a single tile, so that one process has none.
         videos = draw(network_of(case), make_pyramid(3), settings_of(case), seeds=(4,), work=work)
         np.savez(f"{folder}/{rank} {case}.npz", *(video.numpy() for video in videos))
+    for case in GIVEN:
+        videos = draw_given(case, work)
+        np.savez(f"{folder}/{rank} {case}.npz", *(video.numpy() for video in videos))
     dist.destroy_process_group()
 
 
 def test_two_processes_that_share_the_tiles_equal_one(tmp_path):
     """`--shard tiles`: both end with the whole video."""
     mp.spawn(_draw_share, args=(2, str(tmp_path)), nprocs=2, join=True)
-    for case in CASES:
-        alone = draw(network_of(case), make_pyramid(3), settings_of(case), seeds=(4,))
+    alone = {
+        case: draw(network_of(case), make_pyramid(3), settings_of(case), seeds=(4,))
+        for case in CASES
+    }
+    alone |= {case: draw_given(case, make_work()) for case in GIVEN}
+    for case, videos in alone.items():
         for rank in range(2):
             shared = np.load(tmp_path / f"{rank} {case}.npz")
-            for name, video in zip(shared.files, alone, strict=True):
+            for name, video in zip(shared.files, videos, strict=True):
                 assert torch.allclose(torch.from_numpy(shared[name]), video, atol=TOLERANCE)
+    # The given video counts: with it, and with a half of it, other videos are made.
+    finest = [alone[case][-1] for case in ("plain", *GIVEN)]
+    assert all(not torch.allclose(a, b, atol=0.1) for a, b in combinations(finest, 2))
