@@ -4,9 +4,9 @@ from pathlib import Path
 
 from hpdm_cli.tables import Shown, command_line
 from hpdm_cli.units import count, device_hours, duration, flop, number_of, resolution, size
+from hpdm_core.metrics.protocols import MIN_VIDEOS
 
 _MOST_COLUMNS = 4  # of a table in the terminal
-_FEWEST_SCORED = 256  # videos that are scored without --force
 
 
 def trained(result: dict, *, name: str) -> Shown:
@@ -143,7 +143,7 @@ def _after_sampling(result: dict) -> str:
     """Return the command that scores the videos, or one that needs no data where there are none."""
     if result["data"] is None:
         return "hpdm train --list"
-    few = ["--force"] if result["videos"] < _FEWEST_SCORED else []
+    few = ["--force"] if result["videos"] < MIN_VIDEOS else []
     return command_line(
         "hpdm", "eval-fvd", "--samples", result["out"], "--real", result["data"],
         "--protocol", "fvdfull_16f", "--detector", "bundled", *few,

@@ -14,7 +14,7 @@ from typing import Any
 from hpdm_core.data.faults import Problem, irregular
 from hpdm_core.data.folders import VIDEO_SUFFIXES, name_problem
 from hpdm_core.data.metadata import parse_object, read_lines
-from hpdm_core.data.objects import RemoteFile, is_url
+from hpdm_core.data.objects import RemoteFile, is_url, join_url
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
 from hpdm_core.names import as_unicode, has_unprintable, is_unicode
@@ -42,7 +42,7 @@ def plan_captions(
     Raises:
         DataError: no such list, a line that cannot be read, or columns that are missing.
     """
-    base = source.rpartition("/")[0] if isinstance(source, str) else source.parent
+    base = source[: source.rfind("/") + 1] if isinstance(source, str) else source.parent
     listed: dict[str, _Listed] = {}
     with _local(source) as list_file:
         is_csv = list_file.suffix.lower() == ".csv"
@@ -175,11 +175,13 @@ def _find(base: Path | str, listed: str, split: str) -> _Listed:
 
 
 def _find_object(base: str, listed: str, split: str) -> _Listed:
-    """Resolve a URL, or a path relative to the list's; asks the store for nothing."""
-    url = listed if is_url(listed) else f"{base}/{listed}"
-    protocol, _, path = url.partition("://")
+    """Resolve a URL, or a path relative to `base`, the list's folder; asks the store for nothing.
+
+    A list in an object store gives `base` with the slash at its end.
+    """
+    protocol, _, path = join_url(base, listed).partition("://")
     url = f"{protocol}://{posixpath.normpath(path)}"
-    name = url.removeprefix(f"{base}/")
+    name = url.removeprefix(base)
     if name == url:
         digest = hashlib.sha256(os.fsencode(url)).hexdigest()[:8]
         name = f"elsewhere/{digest}-{url.rpartition('/')[2]}"

@@ -41,7 +41,7 @@ def commit(folder: Path, *, place: str | None = None) -> dict[str, Any]:
             has a usable video.
     """
     place = place or str(folder)
-    shards = _complete_shards(folder, place)
+    shards = complete_shards(folder, place)
     headers = [read_header(folder / shard.folder) for shard in shards]
     _check_same_plan(shards, headers)
     header = {k: v for k, v in headers[0].items() if k not in ("format", "plan")}
@@ -92,18 +92,21 @@ def find_sharded(folder: Path) -> Path:
     )
 
 
-def shard_folders(folder: Path) -> list[str]:
-    """Return where the shards' records lie below a data set's folder, in order."""
-    names = sorted(path.name for path in (folder / SHARDS).iterdir())
-    return [f"{SHARDS}/{name}" for name in names if _NAME.fullmatch(name)]
-
-
 def text_files(parts: list[Path]) -> list[Path]:
     """Return the files of embeddings of all shards in the order in which they are joined."""
     return [file for part in parts for file in sorted((part / TEXT).glob("text-*.safetensors"))]
 
 
-def _complete_shards(folder: Path, place: str) -> list[PrepShard]:
+def complete_shards(folder: Path, place: str) -> list[PrepShard]:
+    """Return a data set's shards in order, all of them finished.
+
+    Args:
+        folder: the data set.
+        place: its name in messages.
+
+    Raises:
+        DataError: some are missing or unfinished, or they divide the work into different numbers.
+    """
     names = [path.name for path in (folder / SHARDS).iterdir()]
     found = [tuple(map(int, match.groups())) for n in names if (match := _NAME.fullmatch(n))]
     counts = sorted({count for _, count in found})

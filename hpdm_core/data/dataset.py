@@ -100,6 +100,7 @@ def open_dataset(root: Path | str, name: str) -> VideoDataset:
     Raises:
         DataError: it is absent or incomplete, or its manifest is damaged.
     """
+    # One slash: a Path makes one of `s3://`'s two. Two letters or more: `c:/` is a drive.
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):
         raise DataError(
             f"data.root={root}: training reads videos from a file system",

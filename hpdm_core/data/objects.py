@@ -184,7 +184,9 @@ def remote_folder(url: str) -> RemoteFolder:
 
 def join_url(folder: str, name: str) -> str:
     """Return the URL of a file in a folder; a URL stays as it is."""
-    return name if is_url(name) else f"{folder.rstrip('/')}/{name}"
+    if is_url(name):
+        return name
+    return f"{folder if folder.endswith('://') else folder.rstrip('/') + '/'}{name}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hpdm_core.data.commit import commit, shard_folders, text_files
+from hpdm_core.data.commit import commit, complete_shards, text_files
 from hpdm_core.data.dataset import HEADER, REJECTED
 from hpdm_core.data.manifest import MANIFEST
 from hpdm_core.data.objects import RemoteFolder, remote_folder
@@ -99,7 +99,9 @@ def _find_sharded(folder: RemoteFolder) -> RemoteFolder:
         f"{'several data sets' if found else 'no data set'} with shards in {folder.url}",
         got=", ".join(each.url.rpartition("/")[2] for each in found) or None,
         expected="a data set's folder, DEST/NAME",
-        remedy="run `hpdm prep folder|captions DEST --shard i/n` for every i first",
+        remedy="give one of their folders"
+        if found
+        else "run `hpdm prep folder|captions DEST --shard i/n` for every i first",
     )
 
 
@@ -120,7 +122,7 @@ def _put_text(store: RemoteFolder, folder: Path) -> None:
     """Copy the shards of embeddings within the store, numbered as `commit` numbered them."""
     old = [name for name, _ in store.files(TEXT)]
     store.remove(f"{TEXT}/{INDEX}")
-    files = text_files([folder / shard for shard in shard_folders(folder)])
+    files = text_files([folder / each.folder for each in complete_shards(folder, store.url)])
     targets = [f"{TEXT}/text-{number:05d}.safetensors" for number in range(len(files))]
     for file, target in zip(files, targets, strict=True):
         store.copy(file.relative_to(folder).as_posix(), target)

@@ -44,6 +44,13 @@ def levels_of_step(step: int, *, seed: int, levels: int, drop_prob: float) -> in
     return levels
 
 
+def levels_chances(*, levels: int, drop_prob: float) -> dict[int, float]:
+    """Return the probability of each number of levels that `levels_of_step` gives."""
+    if levels == 1 or drop_prob == 0:
+        return {levels: 1.0}
+    return dict.fromkeys(range(1, levels), drop_prob / (levels - 1)) | {levels: 1 - drop_prob}
+
+
 class BatchStream:
     """Batches from a loader that is restarted where it stopped if it fails.
 

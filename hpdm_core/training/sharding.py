@@ -6,6 +6,7 @@ process need not import torch's distributed tensors.
 
 import ctypes
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -88,13 +89,13 @@ def fill(network: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
     assert not targets, f"not initialised: {', '.join(targets)}"
 
 
-def memory_returner() -> Callable[[], None]:
+def memory_returner() -> Callable[[], object]:
     """Return glibc's `malloc_trim`; where there is none, a function that does nothing."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another libc, or Windows
         return lambda: None
-    return lambda: trim(ctypes.c_size_t(0)) and None
+    return partial(trim, ctypes.c_size_t(0))
 
 
 def reshard(network: nn.Module) -> None:

@@ -16,6 +16,7 @@ from tests.paper.tiny import (
     make_inputs,
     make_network,
     make_pyramid,
+    run_levels,
 )
 
 GRID = (3, 4, 5)
@@ -309,23 +310,11 @@ def test_coordinates_tell_places_apart_and_can_be_left_out(context):
 def test_level_by_level_equals_all_at_once(levels, options):
     kind, batch = options.get("conditioning", "class"), 3
     network = make_network(levels, **options)
-    inputs, labels, boxes = make_inputs(make_pyramid(levels), batch)
-    condition = make_condition(batch, kind)
-    latents = None
+    given = (*make_inputs(make_pyramid(levels), batch), make_condition(batch, kind))
     if network.self_conditioning is not None:
-        latents = tuple(torch.randn(batch, 6, 16) for _ in range(levels))
-    outputs, states = network(inputs, labels, boxes, condition, latents)
-    features = []
-    for level in range(levels):
-        result = network.run_level(
-            inputs[level],
-            labels[:, level],
-            level=level,
-            condition=condition,
-            context=network.context(features, boxes[: level + 1]),
-            latents=None if latents is None else latents[level],
-        )
-        features.append(result.features)
+        given += (tuple(torch.randn(batch, 6, 16) for _ in range(levels)),)
+    outputs, states = network(*given)
+    for level, result in enumerate(run_levels(network, *given)):
         assert torch.allclose(result.output, outputs[level], atol=1e-5)
         assert torch.allclose(result.latents, states[level], atol=1e-5)
 

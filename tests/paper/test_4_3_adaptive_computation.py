@@ -17,7 +17,14 @@ from hpdm_core.model.adaptive_computation import (
 )
 from hpdm_core.model.deep_context import pooled_context
 from hpdm_core.model.hpdm import HPDM
-from tests.paper.tiny import BLOCKS, make_condition, make_inputs, make_network, make_pyramid
+from tests.paper.tiny import (
+    BLOCKS,
+    make_condition,
+    make_inputs,
+    make_network,
+    make_pyramid,
+    run_levels,
+)
 
 UCF = (1, 1, 2, 2, 3, 3)
 
@@ -134,19 +141,11 @@ def test_tiled_inference_skips_the_same_blocks(kind):
     ran = []
     for index, block in enumerate(network.blocks):
         block.register_forward_hook(lambda *_, index=index: ran.append(index))
-    features = []
-    for level, expected in enumerate([[0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]):
+    expected = [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]
+    results = run_levels(network, inputs, labels, boxes, make_condition(1))
+    for blocks, _ in zip(expected, results, strict=True):
+        assert ran == blocks
         ran.clear()
-        result = network.run_level(
-            inputs[level],
-            labels[:, level],
-            level=level,
-            condition=make_condition(1),
-            context=network.context(features, boxes[: level + 1]),
-            latents=None,
-        )
-        features.append(result.features)
-        assert ran == expected
 
 
 @pytest.mark.parametrize(

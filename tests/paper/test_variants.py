@@ -10,7 +10,7 @@ from hpdm_core.errors import RecipeError
 from hpdm_core.geometry.resample import cell_centres, make_resampler
 from hpdm_core.model.deep_context import pooled_context
 from hpdm_core.recipe.load import load_recipe
-from tests.paper.tiny import make_condition, make_inputs, make_network, make_pyramid
+from tests.paper.tiny import make_condition, make_inputs, make_network, make_pyramid, run_levels
 
 
 def waves(places: torch.Tensor) -> torch.Tensor:
@@ -68,22 +68,11 @@ def test_sampling_level_by_level_equals_training_all_at_once(levels, options):
     if "loads" in options:
         options = {**options, "loads": tuple(min(load, levels) for load in options["loads"])}
     network = make_network(levels, **options)
-    inputs, labels, boxes = make_inputs(make_pyramid(levels), 3)
-    latents = [None] * levels
+    given = (*make_inputs(make_pyramid(levels), 3), make_condition(3))
     if network.self_conditioning is not None:
-        latents = tuple(torch.randn(3, 6, 16) for _ in range(levels))
-    outputs, states = network(inputs, labels, boxes, make_condition(3), latents)
-    features = []
-    for level in range(levels):
-        result = network.run_level(
-            inputs[level],
-            labels[:, level],
-            level=level,
-            condition=make_condition(3),
-            context=network.context(features, boxes[: level + 1]),
-            latents=latents[level],
-        )
-        features.append(result.features)
+        given += (tuple(torch.randn(3, 6, 16) for _ in range(levels)),)
+    outputs, states = network(*given)
+    for level, result in enumerate(run_levels(network, *given)):
         # Stirred weights multiply rounding.
         assert torch.allclose(result.output, outputs[level], rtol=1e-3, atol=1e-3)
         assert torch.allclose(result.latents, states[level], rtol=1e-3, atol=1e-3)

@@ -3,7 +3,7 @@
 Axis legend: `b` batch, `c` channels, `t h w` video, `l` level, `n` tokens, `d` width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -132,6 +132,34 @@ def make_batch(pyramid: Pyramid, batch: int, *, kind: str = "class", seed: int =
         indices=torch.arange(batch),
         keys=tuple(str(k) for k in range(batch)),
     )
+
+
+def run_levels(
+    network: HPDM,
+    inputs: Sequence[Tensor],
+    labels: Tensor,
+    boxes: tuple[Box, ...],
+    condition: Condition,
+    latents: Sequence[Tensor] | None = None,
+) -> Iterator[LevelOutput]:
+    """Yield what each level gives, coarse to fine, run one at a time as in sampling.
+
+    Args:
+        labels: c_noise, (b, l).
+        latents: per level the latents to start from, or None.
+    """
+    features: list[tuple[Tensor, ...]] = []
+    for level, patch in enumerate(inputs):
+        result = network.run_level(
+            patch,
+            labels[:, level],
+            level=level,
+            condition=condition,
+            context=network.context(features, boxes[: level + 1]),
+            latents=None if latents is None else latents[level],
+        )
+        features.append(result.features)
+        yield result
 
 
 class PointwiseNetwork:

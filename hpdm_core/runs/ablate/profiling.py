@@ -26,7 +26,7 @@ from hpdm_core.geometry.patches import draw_offsets
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.runs.train.fit import BYTES_PER_PARAMETER, fit_micro_batch
-from hpdm_core.training.batches import keep_levels
+from hpdm_core.training.batches import keep_levels, levels_chances
 
 MATRIX = 1024
 # Seconds; a step that would take longer is not measured.
@@ -58,8 +58,12 @@ class Stepper:
 
     def expected_seconds(self, rows: PatchBatch) -> float:
         """Return the seconds of a step, with level dropout those that are to be expected."""
-        chances = levels_chances(self._recipe).items()
-        return sum(chance * self._timed(keep_levels(rows, levels)) for levels, chance in chances)
+        chances = levels_chances(
+            levels=len(self._recipe.pyramid.levels), drop_prob=self._recipe.train.level_drop_prob
+        )
+        return sum(
+            chance * self._timed(keep_levels(rows, levels)) for levels, chance in chances.items()
+        )
 
     def memory(self) -> int:
         """Return the bytes of a step with one video.
@@ -169,14 +173,6 @@ def _alternated(
         seconds = {which: steppers[which].expected_seconds(rows[which]) for which in order}
         ratios.append(seconds[1] / seconds[0])
     return ratios[1:]  # the first round warms up
-
-
-def levels_chances(recipe: Recipe) -> dict[int, float]:
-    """Return the probability of each number of levels that a training step takes."""
-    levels, drop = len(recipe.pyramid.levels), recipe.train.level_drop_prob
-    if levels == 1 or drop == 0:
-        return {levels: 1.0}
-    return dict.fromkeys(range(1, levels), drop / (levels - 1)) | {levels: 1 - drop}
 
 
 def measure_memory(recipe: Recipe, device: torch.device) -> dict:

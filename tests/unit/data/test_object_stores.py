@@ -108,6 +108,15 @@ def test_a_changed_source_is_made_again_and_an_equal_one_kept(source, memory):  
     assert not memory.exists("/bucket/data/n/videos/a/1.mp4")
 
 
+@pytest.mark.parametrize("folder", ["memory://", "memory://films/"])
+def test_a_list_names_files_beside_it(folder, source, memory, tmp_path):  # noqa: F811
+    memory.put(str(source / "a" / "0.mp4"), folder.removeprefix("memory://") + "0.mp4")
+    line = {"file": "./0.mp4", "caption": "a wave"}
+    memory.pipe(f"{folder}list.jsonl", json.dumps(line).encode())
+    run_prep_captions(tmp_path, source=f"{folder}list.jsonl", progress=SILENT, name="n")
+    assert [entry.source for entry in open_dataset(tmp_path, "n").entries] == ["0.mp4"]
+
+
 def test_captions_and_their_embeddings(tmp_path, source, memory):  # noqa: F811
     memory.put(str(source), "/films", recursive=True)
     captions = {"a/0.mp4": "a wave", "a/1.mp4": "night", "memory://films/b/0.mp4": "the sea"}
@@ -177,6 +186,10 @@ def test_mistakes_are_named(tmp_path, source, memory):  # noqa: F811
         run_prep_captions(tmp_path, source="memory://empty/x.csv", progress=SILENT)
     with pytest.raises(DataError, match="no data set with shards in memory://empty"):
         run_prep_commit("memory://empty")
+    for name in ("a", "b"):
+        memory.pipe(f"/two/{name}/shards/00000-of-00001/dataset.yaml", b"")
+    with pytest.raises(DataError, match=r"several data sets .* got a, b; .*give one of their fold"):
+        run_prep_commit("memory://two")
     with pytest.raises(DataError, match="mount the bucket, or copy"):
         open_dataset(DEST, "n")
 

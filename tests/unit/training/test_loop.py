@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from hpdm_core.errors import CheckpointError, DataError, DivergedError
 from hpdm_core.training import batches as batches_module
 from hpdm_core.training import checkpoint, store
-from hpdm_core.training.batches import keep_levels, levels_of_step, split_batch
+from hpdm_core.training.batches import keep_levels, levels_chances, levels_of_step, split_batch
 from hpdm_core.training.loop import train_step
 from hpdm_core.training.parallel import clip_gradients, start_parallel
 from hpdm_core.training.stopping import Interrupted, StopRequest
@@ -77,6 +78,18 @@ def test_cuts_leave_out_the_finest_levels_in_their_share_of_steps():
     batch = make_batch(0, rows=range(2))
     assert len(keep_levels(batch, 1).patches) == 1
     assert len(keep_levels(batch, LEVELS).patches) == LEVELS
+
+
+@pytest.mark.parametrize(("levels", "drop_prob"), [(3, 0.4), (2, 1.0), (1, 0.4), (3, 0.0)])
+def test_chances_of_levels_are_those_of_training(levels, drop_prob):
+    chances = levels_chances(levels=levels, drop_prob=drop_prob)
+    found = Counter(
+        levels_of_step(step, seed=0, levels=levels, drop_prob=drop_prob) for step in range(4000)
+    )
+    assert found.keys() <= chances.keys()
+    assert sum(chances.values()) == pytest.approx(1)
+    for count, chance in chances.items():
+        assert found[count] / 4000 == pytest.approx(chance, abs=0.03)
 
 
 def test_a_cut_step_moves_no_weight_of_the_levels_left_out():

@@ -1,7 +1,6 @@
 """`hpdm ablate claims`: what its rows change, share and measure."""
 
 import itertools
-from collections import Counter
 
 import pytest
 import torch
@@ -12,10 +11,9 @@ from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.reports.ablations import SCALES, choose_rows, load_table
 from hpdm_core.runs.ablate import profiling, run, trial
-from hpdm_core.runs.ablate.profiling import levels_chances, measure_relative_speed
+from hpdm_core.runs.ablate.profiling import measure_relative_speed
 from hpdm_core.runs.ablate.run import run_ablate
 from hpdm_core.runs.ablate.trials import make_trials
-from hpdm_core.training.batches import levels_of_step
 
 CPU = torch.device("cpu")
 TABLE = load_table("claims")
@@ -172,14 +170,6 @@ def test_steps_of_both_alternate_and_change_turns(monkeypatch):
     shallow = load_recipe("ablation_smoke", ["model.context=shallow"])
     measure_relative_speed(shallow, load_recipe("ablation_smoke"), CPU, batches=(1,), rounds=2)
     assert order == ["deep", "shallow", "shallow", "deep", "deep", "shallow"]
-
-
-def test_chances_of_levels_are_those_of_training():
-    recipe = load_recipe("ablation_smoke", ["train.level_drop_prob=0.4"])
-    found = Counter(levels_of_step(k, seed=0, levels=3, drop_prob=0.4) for k in range(4000))
-    for levels, chance in levels_chances(recipe).items():
-        assert found[levels] / 4000 == pytest.approx(chance, abs=0.03)
-    assert levels_chances(load_recipe("ablation_smoke")) == {3: 1.0}
 
 
 def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch):
