@@ -28,6 +28,9 @@ from hpdm_core.model.variants import DEEP_CONTEXTS, SharedBlocks
 from hpdm_core.records import Condition, LevelOutput
 
 TABLE_STD = 0.02
+# A class must weigh as much as the noise level, to which blocks with adaptive norms add it: with
+# 0.02, thousands of steps pass before a network heeds its class.
+CLASS_STD = 1.0
 
 
 class HPDM(nn.Module):
@@ -120,11 +123,15 @@ class HPDM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform linear layers, zero biases, embeddings of std 0.02; identity fusion."""
+        """Xavier-uniform linear layers, zero biases, normal tables; identity fusion.
+
+        Position embeddings start as sinusoids, latents with a standard deviation of 0.02.
+        """
         for _, unit in self._units():
             _reset_layers(unit)
-        for _, table in self._tables():
-            nn.init.trunc_normal_(table, std=TABLE_STD)
+        with torch.no_grad():
+            for (_, table), value in zip(self._tables(), self._initial_tables(), strict=True):
+                table.copy_(value)
 
     def initial_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and initial value of every parameter, of a network on the meta device.
@@ -132,15 +139,13 @@ class HPDM(nn.Module):
         The values of `reset_parameters` after the same seed, but only one block is in memory at a
         time. On the CPU.
         """
-        tables = dict(self._tables())
+        tables = [name for name, _ in self._tables()]
         for name, unit in self._units():
             _reset_layers(unit.to_empty(device="cpu"))
             named = ((f"{name}.{key}", value) for key, value in unit.named_parameters())
             yield from ((key, value.detach()) for key, value in named if key not in tables)
             unit.to_empty(device="meta")
-        for name, table in tables.items():
-            value = torch.empty_like(table, device="cpu")
-            yield name, nn.init.trunc_normal_(value, std=TABLE_STD).detach()
+        yield from zip(tables, self._initial_tables(), strict=True)
 
     def _units(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the parts that are initialised one after the other, each block by itself."""
@@ -155,6 +160,12 @@ class HPDM(nn.Module):
             yield "latents", self.latents
         for index, table in enumerate(self.tokenizer.positions.tables):
             yield f"tokenizer.positions.tables.{index}", table
+
+    def _initial_tables(self) -> Iterator[Tensor]:
+        if self.latents is not None:
+            latents = torch.empty_like(self.latents, device="cpu", requires_grad=False)
+            yield nn.init.trunc_normal_(latents, std=TABLE_STD)
+        yield from self.tokenizer.positions.initial()
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass, to save memory."""
@@ -327,7 +338,7 @@ def _reset_layers(unit: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=TABLE_STD)
+            nn.init.trunc_normal_(module.weight, std=CLASS_STD)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
     for module in unit.modules():

@@ -3,6 +3,7 @@
 Axis legend: `b` batch, `c` channels, `t h w` video or grid, `n` tokens, `d` width.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -18,7 +19,11 @@ UNPATCHIFY = "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)"
 
 
 class Positions(nn.Module):
-    """Learned position embeddings of the tokens of a patch.
+    """Learned position embeddings of the tokens of a patch, which start as sinusoids.
+
+    They start as large as the normalised tokens that they are added to (RIN's sine-cosine choice).
+    From tables of standard deviation 0.02, attention hardly sees where a token is for the first
+    thousands of steps: docs/learning.md has both measured.
 
     Args:
         grid: tokens per axis.
@@ -35,12 +40,41 @@ class Positions(nn.Module):
             [nn.Parameter(torch.empty(*shape, width)) for shape in shapes]
         )
 
+    def initial(self) -> list[Tensor]:
+        """Return the initial value of each table: sinusoids of unit mean square over the tokens.
+
+        Each axis has channels of its own. The time axis, the shortest, has a quarter of them.
+        """
+        width = self.tables[0].shape[-1]
+        pairs = width // 2
+        shares = [pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8]
+        before, tables = 0, []
+        for size, share in zip(self.grid, shares, strict=True):
+            waves = axis_sinusoids(size, share)
+            tables.append(F.pad(waves, (before, width - before - waves.shape[1])))
+            before += waves.shape[1]
+        if len(self.tables) == len(tables):
+            return tables
+        t, h, w = tables
+        return [(t[:, None, None] + h[:, None] + w).flatten(0, 2)]
+
     def forward(self) -> Tensor:
         """Return (n, d)."""
         if len(self.tables) == 1:
             return self.tables[0]
         t, h, w = self.tables
         return (t[:, None, None] + h[:, None] + w).flatten(0, 2)
+
+
+def axis_sinusoids(size: int, pairs: int) -> Tensor:
+    """Return (size, 2 pairs) sines and cosines of cell numbers, of mean square 1 in each pair.
+
+    The slowest turns by a quarter over the axis, so that no two cells look alike; the fastest by
+    half a turn from cell to cell. Frequencies between them are in geometric progression.
+    """
+    turns = torch.logspace(math.log10(0.25 / size), math.log10(0.5), pairs, device="cpu")
+    angles = 2 * math.pi * torch.arange(size, device="cpu")[:, None] * turns
+    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Tokenizer(nn.Module):
