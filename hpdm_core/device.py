@@ -51,24 +51,27 @@ def set_precision(precision: Precision, *, device: torch.device, training: bool 
     Args:
         precision: of matrix products.
         device: that computes.
-        training: warn where bfloat16 is requested and the CPU has none. Sampling is in float32.
+        training: say so where bfloat16 is requested and the CPU has none. Sampling is in float32.
     """
     if training and precision == "bf16" and emulates_bf16(device):
         logger.warning(
-            "this processor has no bfloat16 arithmetic, so that train.precision=bf16 is many times "
-            "slower than fp32; set train.precision=fp32"
+            "this processor has no bfloat16 arithmetic: train.precision=bf16 computes in float32"
         )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
 
 
 def autocast(precision: Precision, *, device: torch.device) -> AbstractContextManager[None]:
-    """Context for bfloat16 autocast if requested; weights and gradients stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Context for bfloat16 autocast if requested; weights and gradients stay float32.
+
+    A CPU without bfloat16 arithmetic, which would convert, many times slower, stays in float32.
+    """
+    enabled = precision == "bf16" and not emulates_bf16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Return whether a CPU has no bfloat16 arithmetic: it converts, many times slower."""
+    """Return whether a device is a CPU without bfloat16 arithmetic."""
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -212,7 +212,7 @@ class TrainRecipe(Section):
     )
     seed: int = Field(0, description="seed of weights, data order and noise")
     precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "tf32", description="precision of matrix products"
+        "tf32", description="precision of matrix products, on devices that have it; else fp32"
     )
     compile: bool = Field(False, description="use torch.compile")
     activation_checkpointing: bool = Field(False, description="recompute blocks to save memory")

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from hpdm_core import device as devices
-from hpdm_core.device import available_memory, host_memory, resolve_device, set_precision
+from hpdm_core.device import (
+    autocast,
+    available_memory,
+    host_memory,
+    resolve_device,
+    set_precision,
+)
 from hpdm_core.errors import DeviceError
 
 
@@ -23,14 +29,19 @@ def test_devices_that_are_absent_are_refused():
     ("precision", "supported", "warned"),
     [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)],
 )
-def test_bf16_that_a_processor_lacks_is_warned_of(
+def test_a_processor_without_bf16_computes_in_float32_and_says_so(
     precision, supported, warned, monkeypatch, caplog
 ):
+    cpu = torch.device("cpu")
     monkeypatch.setattr(devices, "emulates_bf16", lambda device: not supported)
-    set_precision(precision, device=torch.device("cpu"))
+    set_precision(precision, device=cpu)
     assert not caplog.records
-    set_precision(precision, device=torch.device("cpu"), training=True)
-    assert ("set train.precision=fp32" in caplog.text) is warned
+    set_precision(precision, device=cpu, training=True)
+    assert ("computes in float32" in caplog.text) is warned
+    with autocast(precision, device=cpu):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    expected = torch.bfloat16 if precision == "bf16" and supported else torch.float32
+    assert product.dtype == expected
 
 
 def write(root: Path, files: dict[str, str]) -> None:

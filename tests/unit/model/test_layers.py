@@ -151,6 +151,27 @@ def test_positions_are_a_table_or_a_sum_of_three():
     assert torch.allclose(parts()[(1 * 3 + 2) * 4 + 3], t[1] + h[2] + w[3])
 
 
+def test_positions_start_as_sinusoids_that_tell_each_token_and_its_distance():
+    grid = (4, 8, 8)
+    whole, parts = (Positions(grid, 48, kind=kind) for kind in ("learned", "factorised"))
+    (table,), axes = whole.initial(), parts.initial()
+    assert torch.allclose(table.square().mean(1), torch.ones(256), atol=1e-5)
+    summed = axes[0][:, None, None] + axes[1][:, None] + axes[2]
+    assert torch.equal(table, summed.flatten(0, 2))
+    distances = torch.cdist(table, table)
+    assert distances[~torch.eye(256, dtype=bool)].min() > 1
+    for axis in range(3):  # the farther along an axis, the less alike
+        likeness = (axes[axis] @ axes[axis][0]).tolist()
+        assert likeness[:3] == sorted(likeness[:3], reverse=True)
+        assert max(likeness[3:]) < likeness[1]
+
+
+@pytest.mark.parametrize("width", [4, 5, 7, 16, 33])
+def test_sinusoids_fit_any_width(width):
+    tables = Positions((1, 2, 3), width, kind="factorised").initial()
+    assert [tuple(table.shape) for table in tables] == [(1, width), (2, width), (3, width)]
+
+
 def test_noise_levels_near_and_far_are_told_apart():
     """Neighbouring steps of a long schedule, and both ends of it."""
     embedding = NoiseEmbedding(64)
