@@ -14,9 +14,12 @@ import argparse
 import json
 import statistics
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+import torch
 from noise_by_level import error_table
 
 from hpdm_core.data.dataset import open_dataset
@@ -24,6 +27,8 @@ from hpdm_core.data.pictures import contact_sheet
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.geometry.tiles import tile_borders
 from hpdm_core.metrics.quality import Quality, measure_quality
+from hpdm_core.model import hpdm
+from hpdm_core.model.tokenizer import Positions
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
@@ -32,6 +37,9 @@ from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train.run import run_train
 
 OVERLAP = "fhw"
+# No field of a recipe: position and class tables start with a standard deviation of 0.02, as the
+# latents do, in place of sinusoids and 1.
+SMALL_TABLES = "tables=0.02"
 # No override is the recipe itself: v-prediction, AdamW, RIN blocks, tokens of 1x4x4 pixels. It is
 # trained once for all comparisons.
 COMPARISONS = {
@@ -53,6 +61,7 @@ COMPARISONS = {
         "smaller": ["diffusion.noise_mean=[-0.4,-1.7,-2.3]"],
         "larger": ["diffusion.noise_mean=[1.0,-0.3,-0.9]"],
     },
+    "start": {"recipe": [], "tables of 0.02": [SMALL_TABLES]},
     "context": {
         "clean 0.3": [],
         "clean 0": ["diffusion.clean_context=0"],
@@ -72,7 +81,13 @@ def make_variant(options: argparse.Namespace, overrides: list[str], seed: int) -
         f"train.steps={options.steps}",
         f"train.seed={seed}",
     ]
-    return load_recipe(options.recipe, [*common, *options.set, *overrides])
+    fields = [text for text in overrides if text != SMALL_TABLES]
+    return load_recipe(options.recipe, [*common, *options.set, *fields])
+
+
+def small_tables(positions: Positions) -> list[torch.Tensor]:
+    """Return random position tables of standard deviation 0.02, in place of sinusoids."""
+    return [hpdm.TABLE_STD * torch.randn(table.shape) for table in positions.tables]
 
 
 def label(overrides: list[str]) -> str:
@@ -91,7 +106,11 @@ def train_variant(options: argparse.Namespace, overrides: list[str], seed: int) 
         steps = max(1, round(60 * options.minutes / seconds))
         recipe = make_variant(options, [*overrides, f"train.steps={steps}"], seed)
     folder = options.out / "runs" / name
-    summary = _train(recipe, folder)
+    with ExitStack() as started:
+        if SMALL_TABLES in overrides:
+            started.enter_context(patch.object(Positions, "initial", small_tables))
+            started.enter_context(patch.object(hpdm, "CLASS_STD", hpdm.TABLE_STD))
+        summary = _train(recipe, folder)
     model = Pipeline.from_pretrained(folder, device="cpu")
     table = error_table(model, options.out / "data/shapes", videos=options.videos)
     videos = sample(model, options.samples)
