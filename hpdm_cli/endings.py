@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hpdm_cli.tables import Shown, command_line
-from hpdm_cli.units import count, device_hours, duration, flop, number_of, resolution, size
+from hpdm_cli.units import count, duration, flop, gpu_hours, number_of, resolution, size
 from hpdm_core.metrics.protocols import MIN_VIDEOS
 
 _MOST_COLUMNS = 4  # of a table in the terminal
@@ -57,7 +57,7 @@ def training_plan(result: dict, *, name: str, command: str) -> Shown:
                  f"{number_of(result['devices'], 'device')}; "
                  f"{count(result['parameters']['total'])} weights"),
         ("cost", f"{flop(cost)} a video, {flop(cost * videos)} in all"),
-        ("memory", f"{result['memory_verdict']} {place}, micro-batch {result['micro_batch']}"),
+        ("memory", f"micro-batch {result['micro_batch']} {place} {result['memory_verdict']}"),
         *_scaling(result),
         ("disk", f"{size(result['checkpoint_bytes'])} a checkpoint, to {result['out']}"),
     ]  # fmt: skip
@@ -86,8 +86,9 @@ def models(result: dict) -> Shown:
         for model in result["models"]
     ]
     lines = [("shipped", f"stands for {result['shipped']}")]
-    first = result["models"][-1]["checkpoint"] if rows else result["shipped"]
-    lines.append(("next", command_line("hpdm", "sample", "--checkpoint", first)))
+    usable = [m["checkpoint"] for m in result["models"] if "unusable" not in m]
+    newest = usable[-1] if usable else result["shipped"]
+    lines.append(("next", command_line("hpdm", "sample", "--checkpoint", newest)))
     return Shown(tables={"Checkpoints": rows}, lines=lines)
 
 
@@ -197,12 +198,17 @@ def ablation_plan(result: dict, *, command: str) -> Shown:
         lines += [
             ("work", f"{plan['trainings']} trainings, {count(plan['training_steps'])} steps; "
                      f"{count(plan['fakes'])} generated videos"),
-            ("cost", f"about {device_hours(plan['hours'])} of this device (by "
-                     f"{plan['hours_by']}), {size(plan['disk_gb'] * 1e9)}"),
-            ("on GPUs", f"about {plan['gpu_hours']:,.4g} GPU-hours ({plan['gpu_hours_by']})"),
+            ("cost", f"{_hours_here(plan)}, {size(plan['disk_gb'] * 1e9)} of disk"),
+            ("on GPUs", f"about {gpu_hours(plan['gpu_hours'])} ({plan['gpu_hours_by']})"),
         ]  # fmt: skip
     lines += [("first", needed) for needed in result["needs"]]
     return Shown(tables={"Rows": rows}, lines=[*lines, ("next", command)])
+
+
+def _hours_here(plan: dict) -> str:
+    if plan["too_long_here"]:
+        return "more than a year of this device"
+    return f"about {duration(3600 * plan['hours'])} of this device (by {plan['hours_by']})"
 
 
 def _scaling(result: dict) -> list[tuple[str, str]]:
@@ -214,7 +220,8 @@ def _scaling(result: dict) -> list[tuple[str, str]]:
         ("step", f"{duration(found['step_seconds'])} without overlap: "
                  f"{duration(found['compute_seconds'])} of computing, "
                  f"{duration(found['communication_seconds'])} of sending "
-                 f"{size(found['sent_bytes'])} from each; {found['days']:.1f} days in all"),
+                 f"{size(found['sent_bytes'])} from each; "
+                 f"{duration(86400 * found['days'])} in all"),
     ]  # fmt: skip
 
 

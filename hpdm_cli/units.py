@@ -30,17 +30,20 @@ def resolution(sides: list[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time span by its largest unit: 12 s, 34 min, 5.6 h, 2.1 days."""
+    """Format a time span by its largest unit: 12 s, 34 min, 5.6 h, 2.1 days, 3.2 years."""
+    if seconds >= 2 * 3600 * _HOURS_A_YEAR:
+        return f"{count(seconds / 3600 / _HOURS_A_YEAR)} years"
     for name, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {name}"
     return f"{seconds:.3g} s"
 
 
-def device_hours(hours: float) -> str:
-    """Format hours of one device, with years where they are many."""
-    text = f"{count(hours)} hours"
-    return f"{text} = {hours / _HOURS_A_YEAR:,.3g} years" if hours > _HOURS_A_YEAR / 2 else text
+def gpu_hours(hours: float) -> str:
+    """Format hours of one GPU, with years where they are many."""
+    text = f"{count(hours)} GPU-hours"
+    years = hours / _HOURS_A_YEAR
+    return f"{text} = {count(years)} GPU-years" if years > 0.5 else text
 
 
 def _scaled(number: float) -> str:

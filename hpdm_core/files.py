@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from hpdm_core.errors import DataError
 from hpdm_core.names import short_name
 
 PARTIAL = ".partial"
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 @contextmanager
@@ -62,6 +67,17 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             text = text if file.read() == b"\n" else f"\n{text}"
         file.write(text.encode())
+
+
+def irregular(path: Path) -> str | None:
+    """Return why a path is not a regular file, without opening it: a pipe would block."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return None
+    return f"it is {_KINDS.get(stat.S_IFMT(mode), 'something special')}, not a file"
 
 
 def sha256_of(path: Path) -> str:

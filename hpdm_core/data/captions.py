@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hpdm_core.data.faults import Problem, irregular
+from hpdm_core.data.faults import Problem
 from hpdm_core.data.folders import VIDEO_SUFFIXES, name_problem
 from hpdm_core.data.metadata import parse_object, read_lines
 from hpdm_core.data.objects import RemoteFile, is_url, join_url
 from hpdm_core.data.plan import DecodingOptions, Plan, SourceVideo
 from hpdm_core.errors import DataError
+from hpdm_core.files import irregular
 from hpdm_core.names import as_unicode, has_unprintable, is_unicode
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

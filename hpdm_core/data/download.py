@@ -75,7 +75,7 @@ def download(remote: Remote, target: Path, progress: Progress, *, pause: float =
 
 
 def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: float) -> None:
-    failures = 0
+    failures, at_first = 0, _size(part)
     while True:
         before = _size(part)
         try:
@@ -84,7 +84,7 @@ def _fetch_patiently(remote: Remote, part: Path, progress: Progress, pause: floa
         except (_Broken, OSError, ValueError, http.client.HTTPException) as error:
             if is_of_machine(error):
                 raise
-            _refuse_lost_causes(remote, error)
+            _refuse_lost_causes(remote, error, begun=_size(part) != at_first)
             # Only failures in a row count: a long download may break off many times.
             failures = 1 if _size(part) > before else failures + 1
             if failures >= ATTEMPTS:
@@ -140,8 +140,13 @@ def _receive(
         raise _Broken(f"the connection broke off after {received} of {length} bytes")
 
 
-def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
-    """Raise DataError for errors that a retry cannot fix."""
+def _refuse_lost_causes(remote: Remote, error: Exception, *, begun: bool) -> None:
+    """Raise DataError for errors that a retry cannot fix.
+
+    Args:
+        begun: whether this download has received something. A server that then refuses the
+            connection may be starting again; one that refuses the first is not there.
+    """
     reason = getattr(error, "reason", None)
     if isinstance(reason, ssl.SSLCertVerificationError):
         raise DataError(
@@ -156,7 +161,8 @@ def _refuse_lost_causes(remote: Remote, error: Exception) -> None:
             remedy="check the address, or name a local copy with --source",
         ) from error
     unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
-    if unknown or isinstance(error, _LASTING):
+    absent = isinstance(reason, ConnectionRefusedError) and not begun
+    if unknown or absent or isinstance(error, _LASTING):
         raise DataError(
             f"{remote.url} cannot be fetched: {reason or error}",
             remedy="check the address, or name a local copy with --source",

@@ -1,8 +1,6 @@
 """Faults of videos, as opposed to faults of the machine."""
 
 import errno
-import os
-import stat
 from pathlib import Path
 from typing import Literal
 
@@ -21,26 +19,11 @@ _MACHINE = frozenset(
         errno.ENFILE,
     }
 )  # fmt: skip
-_KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
 
 
 def is_of_machine(error: BaseException) -> bool:
     """Return whether an error is a full disk, missing rights and the like."""
     return getattr(error, "errno", None) in _MACHINE
-
-
-def irregular(path: Path) -> str | None:
-    """Return why a path is not a regular file, without opening it: a pipe would block."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    if stat.S_ISREG(mode):
-        return None
-    return f"it is {_KINDS.get(stat.S_IFMT(mode), 'something special')}, not a file"
 
 
 class UnusableVideo(DataError):

@@ -13,7 +13,7 @@ import av.error
 import numpy as np
 from PIL import Image
 
-from hpdm_core.data.faults import Problem, irregular, is_of_machine
+from hpdm_core.data.faults import Problem, is_of_machine
 from hpdm_core.data.video_io import (
     Frame,
     SequentialVideo,
@@ -22,7 +22,7 @@ from hpdm_core.data.video_io import (
     check_pixels,
     write_mp4,
 )
-from hpdm_core.files import sha256_of
+from hpdm_core.files import irregular, sha256_of
 
 # Headers overstate a little (by one frame in many AVIs, by the cut-off part in edited MP4s).
 LEAST_SHARE_OF_HEADER = 0.9

@@ -19,10 +19,10 @@ import av.error
 import av.logging
 import numpy as np
 
-from hpdm_core.data.faults import UnusableVideo, irregular
+from hpdm_core.data.faults import UnusableVideo
 from hpdm_core.data.readers import HAS_DECORD, DecordReader, PyavReader, open_container
 from hpdm_core.errors import DataError
-from hpdm_core.files import atomic_path
+from hpdm_core.files import atomic_path, irregular
 
 av.logging.set_level(av.logging.PANIC)
 

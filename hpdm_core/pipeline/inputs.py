@@ -15,10 +15,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from hpdm_core.data.faults import UnusableVideo, irregular
+from hpdm_core.data.faults import UnusableVideo
 from hpdm_core.data.resample import Region, centre_crop, resampled_patch
 from hpdm_core.data.video_io import SequentialVideo
 from hpdm_core.errors import DataError, HpdmError
+from hpdm_core.files import irregular
 
 BOX = re.compile(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")

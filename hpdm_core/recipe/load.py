@@ -14,6 +14,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 from hpdm_core.errors import RecipeError, did_you_mean
+from hpdm_core.files import irregular
 from hpdm_core.names import has_unprintable, is_unicode
 from hpdm_core.recipe.explain import explain
 from hpdm_core.recipe.fields import is_section
@@ -96,8 +97,8 @@ def find_recipe(ref: str | Path) -> Path:
     if path.parent == Path("recipes") and path.suffix == ".yaml" and path.stem in shipped:
         log.info("no file %s here; taking the shipped recipe %s", path, path.stem)
         return shipped[path.stem]
-    if os.path.isdir(path):
-        raise RecipeError(f"{ref} is a folder", expected="a recipe, a .yaml file")
+    if os.path.exists(path):
+        raise RecipeError(f"cannot read recipe {ref}", got=irregular(path), expected="a .yaml file")
     if not bare and path.stem in shipped:
         remedy = f"the shipped recipe is called by its bare name: {path.stem}"
         raise RecipeError(f"recipe {ref} does not exist", remedy=remedy)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpdm_core.errors import CheckpointError
-from hpdm_core.files import json_sha256, sha256_of
+from hpdm_core.files import irregular, json_sha256, sha256_of
 
 logger = logging.getLogger("hpdm.training")
 
@@ -133,6 +133,8 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
         path: checkpoint folder.
         only: check this file only.
     """
+    if irregular(path / STATE):  # a pipe would block
+        return f"{STATE} is missing or damaged"
     try:
         state = json.loads((path / STATE).read_text())
         checksum = state.pop("checksum")
@@ -147,7 +149,7 @@ def damage(path: Path, *, only: str | None = None) -> str | None:
                 return f"{name} is cut short"
             if sha256_of(file) != files[name]["sha256"]:
                 return f"{name} is damaged"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{STATE} is missing or damaged"
     return None
 
@@ -193,6 +195,8 @@ def find_weights(ref: Path) -> Path:
     """
     if ref.is_file() and ref.suffix == ".safetensors":
         return ref
+    if not ref.is_dir():
+        _check_regular(ref)
     if (ref / EMA).is_file():
         return ref / EMA
     for folder in (ref / "checkpoints", ref):
@@ -212,6 +216,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is damaged.
     """
+    _check_regular(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -224,6 +229,7 @@ def read_header(path: Path) -> dict[str, str]:
     Raises:
         CheckpointError: it is damaged, or was not written by hpdm.
     """
+    _check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -264,6 +270,13 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a safetensors file, without reading it."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def _check_regular(path: Path) -> None:
+    if fault := irregular(path):
+        raise CheckpointError(
+            f"cannot read weights {path}", got=fault, expected="a .safetensors file"
+        )
 
 
 def _flush(path: Path) -> None:

@@ -78,15 +78,20 @@ def test_checkpoints_are_listed_by_what_finds_them(hpdm, tmp_path):
     broken = tmp_path / "runs" / "broken" / "checkpoints" / "step-00000003"
     broken.mkdir(parents=True)
     (broken / "ema.safetensors").write_bytes(b"torn")
+    pipe = tmp_path / "runs" / "pipe" / "checkpoints" / "step-00000003"
+    pipe.mkdir(parents=True)
+    os.mkfifo(pipe / "ema.safetensors")
     found = _json(hpdm("sample", "--list", "--json"))
     by_name = {row["checkpoint"]: row for row in found["models"]}
-    assert list(by_name) == [*shipped, "runs/broken", "runs/mine"]
+    assert list(by_name) == [*shipped, "runs/broken", "runs/mine", "runs/pipe"]
     assert by_name["shapes"]["step"] == by_name["runs/mine"]["step"] > 0
     assert by_name["shapes"]["data"] == "shapes"
     assert "cannot read weights" in by_name["runs/broken"]["unusable"]
+    assert "got it is a pipe, not a file" in by_name["runs/pipe"]["unusable"]
     assert all(pretrained.find_model(name) == path for name, path in shipped.items())
     printed = hpdm("sample", "--list").stdout
     assert max(map(len, printed.splitlines())) <= 80
+    assert printed.rstrip().endswith("hpdm sample --checkpoint runs/mine")
 
 
 @pytest.mark.parametrize(

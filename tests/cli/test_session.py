@@ -175,3 +175,21 @@ def test_log_messages_go_to_stderr_from_the_first_process_alone(args):
     assert "here" not in done.stdout
     assert "here" not in _run(body, *args, rank=1).stderr
     assert "here" in _run(body.replace("info", "error"), *args, rank=1).stderr
+
+
+def test_an_interrupt_of_the_imports_is_130_and_one_line():
+    """Ctrl-C before any command has begun, while the program itself is imported."""
+    program = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from hpdm_cli.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -2,9 +2,10 @@
 
 import pytest
 
+from hpdm_cli.endings import ablation_plan
 from hpdm_cli.score_endings import scored
 from hpdm_cli.tables import Shown, print_shown, text_of
-from hpdm_cli.units import count, device_hours, duration, flop, size
+from hpdm_cli.units import count, duration, flop, gpu_hours, size
 
 
 def test_tables_fit_80_columns_and_lines_are_not_wrapped(capsys):
@@ -51,12 +52,33 @@ def test_long_lists_are_counted():
         (duration(12.3), "12.3 s"),
         (duration(7200), "2 h"),
         (duration(86400 * 3), "3 days"),
-        (device_hours(0.02), "0.02 hours"),
-        (device_hours(6.9e6), "6.9 M hours = 787 years"),
+        (duration(86400 * 1000), "2.74 years"),
+        (duration(86400 * 365.25 * 4940), "4.94 k years"),
+        (gpu_hours(0.02), "0.02 GPU-hours"),
+        (gpu_hours(6.9e6), "6.9 M GPU-hours = 787 GPU-years"),
     ],
 )
 def test_figures_have_human_units(text, expected):
     assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("hours", "too_long", "cost"),
+    [
+        (5.6, False, "about 5.6 h of this device (by a step)"),
+        (4.3e7, True, "more than a year of this device"),
+    ],
+)
+def test_a_tables_cost_is_said_in_units_that_a_reader_can_wait_for(hours, too_long, cost):
+    plan = {
+        "trials": 2, "trials_done": 0, "trainings": 2, "training_steps": 130_000, "fakes": 20_000,
+        "hours": hours, "hours_by": "a step", "too_long_here": too_long, "gpu_hours": 21_000,
+        "gpu_hours_by": "H100", "disk_gb": 226,
+    }  # fmt: skip
+    result = {"plan": plan, "rows": [], "needs": [], "title": "T", "scale": "paper", "about": "a"}
+    lines = dict(ablation_plan(result, command="it").lines)
+    assert lines["cost"] == f"{cost}, 226 GB of disk"
+    assert lines["on GPUs"] == "about 21 k GPU-hours = 2.4 GPU-years (H100)"
 
 
 def test_scores_end_with_what_a_reader_compares():

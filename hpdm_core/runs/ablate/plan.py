@@ -15,6 +15,9 @@ from hpdm_core.runs.train.preflight import BYTES_PER_SAVED_PARAMETER
 from hpdm_core.runs.train.scaling import H100
 from hpdm_core.training.checkpoint import list_checkpoints, step_of
 
+# Nobody waits for a device that takes more, and its exact number says nothing.
+LONGEST_HOURS = 365 * 24
+
 
 def plan_table(
     table: Table, scale: Scale, trials: Sequence[Trial], *, done: set[str], device: str
@@ -30,8 +33,9 @@ def plan_table(
     Returns:
         {"trials", "trials_done"}; where anything is trained or sampled also {"trainings",
         "training_steps", "training_videos", "fakes", "hours_training", "hours_sampling",
-        "hours_timing", "hours", "hours_by", "gpu_hours", "gpu_hours_by", "disk_gb"}. GPU-hours are
-        counted operations of training and sampling over an assumed rate of a card.
+        "hours_timing", "hours", "hours_by", "too_long_here", "gpu_hours", "gpu_hours_by",
+        "disk_gb"}. GPU-hours are counted operations of training and sampling over an assumed rate
+        of a card.
     """
     left = [trial for trial in trials if trial.key not in done]
     plan: dict[str, Any] = {"trials": len(trials), "trials_done": len(trials) - len(left)}
@@ -62,6 +66,7 @@ def plan_table(
     on_gpu = sum(work[name] / _gpu_rate(trial.recipe) for name, trial in trainings.items())
     on_gpu += sum(drawing[trial.key] / _gpu_rate(trial.recipe) for trial in sampled)
     rate, how = measured_rate(_smallest(left, counted), resolve_device(device))
+    hours = _hours(training + sampling + timing, rate)
     disk = sum(
         counted.of(trial.recipe)["parameters"]["total"] * BYTES_PER_SAVED_PARAMETER * _kept(trial)
         for trial in trainings.values()
@@ -74,8 +79,9 @@ def plan_table(
         "hours_training": _hours(training, rate),
         "hours_sampling": _hours(sampling, rate),
         "hours_timing": _hours(timing, rate),
-        "hours": _hours(training + sampling + timing, rate),
+        "hours": hours,
         "hours_by": how,
+        "too_long_here": hours > LONGEST_HOURS,
         "gpu_hours": round(on_gpu / 3600, 2),
         "gpu_hours_by": f"{H100.card}, {100 * H100.utilisation:.0f}% of its peak, assumed",
         "disk_gb": round(disk / 1e9, 2),

@@ -233,10 +233,11 @@ def _log_plan(plan: dict[str, Any]) -> None:
     left = plan["trials"] - plan["trials_done"]
     text = f"{left} of {plan['trials']} rows and seeds left"
     if "hours" in plan:
+        here = f"about {plan['hours']:,.2f} hours here (by {plan['hours_by']})"
         text += (
             f": {plan['trainings']} trainings, {plan['training_steps']:,} steps, "
-            f"{plan['fakes']:,} videos; about {plan['hours']:.2g} hours here (by "
-            f"{plan['hours_by']}), {plan['disk_gb']:.2g} GB"
+            f"{plan['fakes']:,} videos; "
+            f"{'more than a year here' if plan['too_long_here'] else here}, {plan['disk_gb']} GB"
         )
     logger.info(text)
 

@@ -89,6 +89,38 @@ def test_a_host_that_nobody_knows_is_not_asked_again(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+def refusing_at(numbers: set[int], monkeypatch) -> list[int]:
+    """Refuse these connections as a host without a server does; return the list of all tries."""
+    calls, connect = [], download_module.urllib.request.urlopen
+
+    def urlopen(*args, **options):
+        calls.append(len(calls))
+        if calls[-1] in numbers:
+            raise urllib.error.URLError(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+        return connect(*args, **options)
+
+    monkeypatch.setattr(download_module.urllib.request, "urlopen", urlopen)
+    return calls
+
+
+def test_a_server_that_is_not_there_is_asked_once(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/b.zip"
+    calls = refusing_at(set(), monkeypatch)
+    with pytest.raises(DataError, match=r"cannot be fetched: .*refused; check the address"):
+        download(Remote(url=url), tmp_path / "b.zip", SILENT, pause=0.0)
+    assert len(calls) == 1
+
+
+def test_a_server_that_starts_again_is_waited_for(tmp_path, monkeypatch):
+    calls = refusing_at({1, 2}, monkeypatch)
+    with serving(DATA) as server:
+        server.breaks_after = [30_000]
+        assert fetch(server, tmp_path) == DATA
+    assert len(calls) == 4
+
+
 @pytest.mark.parametrize("length", ["abc", "-5", "\u00b2", "1e3"])
 def test_a_length_that_is_no_number_is_ignored(tmp_path, length):
     with serving(DATA) as server:

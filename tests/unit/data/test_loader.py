@@ -8,9 +8,11 @@ import pytest
 import torch
 from einops import rearrange, reduce
 
+from hpdm_core.data import loader as loader_module
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.entries import NO_CLASS
 from hpdm_core.data.loader import PatchLoader
+from hpdm_core.data.pool import WorkerPool
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import DataError
 from hpdm_core.geometry.pyramid import Pyramid
@@ -202,6 +204,26 @@ def test_a_file_gone_bad_is_replaced_counted_and_named(dataset, workers, caplog)
     assert "a/0.mp4" in caplog.text
     # The replacement is a function of seed and step too.
     assert_equal(take(loader(dataset), 4, 1)[0], batches[4])
+
+
+def test_a_slow_batch_is_waited_for_and_said_once(dataset, caplog, monkeypatch):
+    """Storage that answers late loses no worker, and the batch is the same."""
+
+    class SlowPool(WorkerPool):
+        asked = 0
+
+        def collect(self, *, within: float):
+            self.asked += 1
+            return [] if self.asked % 4 else super().collect()
+
+    expected = take(loader(dataset), 0, 1)
+    monkeypatch.setattr(loader_module, "WorkerPool", SlowPool)
+    with caplog.at_level("INFO", logger="hpdm.data"):
+        found = take(loader(dataset, workers=1), 0, 1)
+    assert_equal(found[0], expected[0])
+    slow = [line for line in caplog.messages if "step 0: reading its videos is slow" in line]
+    assert len(slow) == 1
+    assert not any("lost" in line for line in caplog.messages)
 
 
 def test_when_nothing_can_be_read_it_says_so(dataset):

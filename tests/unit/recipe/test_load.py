@@ -1,5 +1,6 @@
 """Loading: inheritance, overrides, the traps of YAML, and each mistake with its place."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -259,7 +260,9 @@ def test_an_empty_file_lacks_every_section(tmp_path):
 
 def test_absent_recipes_are_named_with_the_nearest(tmp_path):
     assert "does not exist" in _mistakes(tmp_path / "absent.yaml")
-    assert "is a folder" in _mistakes(tmp_path)
+    assert "got it is a folder, not a file" in _mistakes(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "got it is a pipe, not a file" in _mistakes(tmp_path / "pipe.yaml")
     assert "did you mean the shipped recipe hpdm_s?" in _mistakes("hpdm-s")
     assert "called by its bare name: hpdm_s" in _mistakes("elsewhere/hpdm_s.yaml")
 

@@ -1,6 +1,7 @@
 """Checkpoint folders: whole or not at all, and damage is noticed."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -68,6 +69,24 @@ def test_other_names_and_empty_folders_do_not_count(trained, tmp_path):
     assert all((tmp_path / "checkpoints" / name).is_dir() for name in names)
 
 
+def test_a_pipe_is_no_weights_file_and_no_state(trained, tmp_path):
+    """Opening one would wait for a writer for ever."""
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    for name in (checkpoint.STATE, checkpoint.EMA):
+        (newest / name).unlink()
+        os.mkfifo(newest / name)
+    assert checkpoint.damage(newest) == "state.json is missing or damaged"
+    assert checkpoint.find_weights(tmp_path).parent.name == "step-00000008"
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    os.symlink("/dev/zero", tmp_path / "device.safetensors")
+    for name, kind in (("pipe", "pipe"), ("device", "device")):
+        with pytest.raises(CheckpointError, match=f"got it is a {kind}, not a file"):
+            checkpoint.find_weights(tmp_path / f"{name}.safetensors")
+    for read in (checkpoint.read_header, checkpoint.read_tensors):
+        with pytest.raises(CheckpointError, match="got it is a pipe, not a file"):
+            read(newest / checkpoint.EMA)
+
+
 def test_what_is_read_back_is_what_was_written(trained, tmp_path):
     parallel = start_parallel("cpu", mode="ddp")
     state = make_state(parallel)
@@ -99,7 +118,11 @@ def test_after_damage_the_checkpoint_before_is_loaded(trained, tmp_path, name, h
     assert (tmp_path / "checkpoints" / "damaged-step-00000012").is_dir()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 12}', None])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "[" * 100_000, '{"step": 12}', None],
+    ids=["empty", "open", "list", "nested", "short", "changed"],
+)
 def test_a_damaged_state_file_is_noticed(trained, tmp_path, text):
     state_file = tmp_path / "checkpoints" / "step-00000012" / "state.json"
     if text is None:  # valid JSON, one figure changed

@@ -138,6 +138,7 @@ def test_a_dry_run_says_gpu_hours_by_counted_operations(name, tmp_path):
     # Sampling comes on top: 10,000 or 512 videos.
     assert hours < found < 1.5 * hours
     assert "assumed" in plan["plan"]["gpu_hours_by"]
+    assert plan["plan"]["too_long_here"]
     assert plan["plan"]["training_steps"] == recipe.train.steps
     assert table.scales["tiny"].needs == ()
 
