@@ -195,7 +195,7 @@ def find_weights(ref: Path) -> Path:
     """
     if ref.is_file() and ref.suffix == ".safetensors":
         return ref
-    if not ref.is_dir():
+    if ref.exists() and not ref.is_dir():
         _check_regular(ref)
     if (ref / EMA).is_file():
         return ref / EMA
