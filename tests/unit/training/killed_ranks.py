@@ -1,12 +1,19 @@
-"""One of two gloo ranks of a stand-in run that `test_killed_ranks.py` kills."""
+"""One of two gloo ranks of a stand-in run that `test_killed_ranks.py` kills.
+
+What torch imports late (800 modules with the optimiser, FSDP2 and its checkpoints) is imported
+here, by the server that forks the ranks: once, and not at each of their starts.
+"""
 
 import os
 import time
 from pathlib import Path
 
 import torch
+import torch._dynamo
+import torch.distributed.fsdp
 from safetensors.torch import save_file
 
+from hpdm_core.training import sharded_checkpoint  # noqa: F401
 from hpdm_core.training.parallel import start_parallel
 from hpdm_core.training.sharding import whole
 from tests.unit.training.standins import contents, make_batches, make_plan, run, tiny_loss

@@ -4,6 +4,7 @@ Run with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set by `test_placed.py`:
 `python placed_processes.py FOLDER CASE`.
 """
 
+import json
 import os
 import re
 import sys
@@ -48,7 +49,11 @@ def placed(recipe: Recipe, parallel: Parallel) -> TrainState:
     )
 
 
-def steps(state: TrainState, recipe: Recipe, parallel: Parallel, *, count: int) -> None:
+def steps(
+    state: TrainState, recipe: Recipe, parallel: Parallel, *, count: int
+) -> list[tuple[float, ...]]:
+    """Train on this process's rows; return each step's losses: the total, then by level."""
+    losses = []
     share = BATCH // parallel.world_size
     own = slice(parallel.rank * share, (parallel.rank + 1) * share)
     for number in range(state.step, state.step + count):
@@ -60,10 +65,12 @@ def steps(state: TrainState, recipe: Recipe, parallel: Parallel, *, count: int) 
             indices=batch.indices[own],
             keys=batch.keys[own],
         )
-        train_step(
+        report = train_step(
             state, part, loss=build_diffusion(recipe).loss, plan=plan_from(recipe),
             parallel=parallel, stop=StopRequest(),
         )  # fmt: skip
+        losses.append((report.loss, *report.per_level))
+    return losses
 
 
 def dump(path: Path, state: TrainState, parallel: Parallel) -> None:
@@ -74,11 +81,11 @@ def dump(path: Path, state: TrainState, parallel: Parallel) -> None:
 
 
 def trained(folder: Path, mode: str, replicas: int) -> None:
-    """Save the state after two steps, and after two more of a run resumed as plain FSDP."""
+    """Save the state after two steps, after two more of a run resumed as plain FSDP, and losses."""
     recipe = golden()
     parallel = start_parallel("cpu", mode=mode, replicas=replicas)
     state = placed(recipe, parallel)
-    steps(state, recipe, parallel, count=2)
+    losses = steps(state, recipe, parallel, count=2)
     dump(folder / "two.safetensors", state, parallel)
     assert make_store(folder, parallel).save(state) is not None
     held = sum(local(p).numel() for p in state.network.parameters())
@@ -86,8 +93,9 @@ def trained(folder: Path, mode: str, replicas: int) -> None:
     other = replace(parallel, mode="fsdp", replicas=1)
     again = placed(recipe, other)
     assert make_store(folder, other).resume(again) is not None
-    steps(again, recipe, other, count=2)
+    losses += steps(again, recipe, other, count=2)
     dump(folder / "four.safetensors", again, other)
+    (folder / f"losses-{parallel.rank}.json").write_text(json.dumps(losses))
     parallel.close()
 
 

@@ -1,5 +1,6 @@
 """Networks built on the meta device: initial weights, HSDP over four processes, peak memory."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,11 +76,16 @@ def test_four_processes_equal_one(tmp_path, mode, replicas, share):
     total = sum(p.numel() for p in state.network.parameters())
     held = [int((tmp_path / f"held-{rank}.txt").read_text()) for rank in range(4)]
     assert sum(held) == pytest.approx(4 * total / share, rel=0.05)
+    losses = []
     for name in ("two", "four"):
-        steps(state, golden(), parallel, count=2)
+        losses += steps(state, golden(), parallel, count=2)
         found = load_file(tmp_path / f"{name}.safetensors")
         for key, value in contents(state).items():
             torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5)
+    # What each process reports is the loss of the whole batch.
+    for rank in range(4):
+        found = json.loads((tmp_path / f"losses-{rank}.json").read_text())
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(losses), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
