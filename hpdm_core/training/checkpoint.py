@@ -174,7 +174,7 @@ def newest_intact(folder: Path, *, only: str | None = None) -> Path | None:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used",
             got=f"{len(found)} damaged",
-            remedy="move the folder away to train from the start",
+            remedy="use another checkpoint, or move the folder away and train from the start",
         )
     return None
 

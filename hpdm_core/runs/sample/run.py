@@ -286,7 +286,7 @@ class SampleJob:
         else:
             where = "kept as far as it fits"
         logger.info(
-            "%s on %s: %d videos at a time, %d tiles per pass; activation cache (%.2f GB): %s",
+            "%s on %s: videos in batches of %d, tiles of %d; activation cache (%.2f GB): %s",
             describe_model(self.pipeline.path), self.parallel.device, sizes.videos, sizes.tiles,
             sizes.cache_bytes / 1e9, where,
         )  # fmt: skip
