@@ -4,11 +4,12 @@ A table is a YAML file in recipes/tables. Nothing here runs anything.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from hpdm_core.errors import RecipeError, did_you_mean
+from hpdm_core.recipe.fields import BY_LEVEL, AboveZero
 from hpdm_core.recipe.load import shipped_tables
 from hpdm_core.recipe.schema import Positive, Section
 from hpdm_core.recipe.yaml_tree import parse
@@ -134,7 +135,18 @@ class Scale(Change):
         (), description="solver steps by level of the converged solution"
     )
     converged_videos: Positive = Field(4, description="videos that are compared with it")
-    sigma_max: float = Field(80.0, gt=0, description="noise that it starts from")
+    sigma_max: Annotated[tuple[AboveZero, ...], BY_LEVEL] = Field(
+        (80.0,), description="noise that it starts from, by level or for all"
+    )
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> "Scale":
+        if len(self.sigma_max) not in (1, len(self.converged)):
+            raise ValueError(
+                f"sigma_max has {len(self.sigma_max)} values, expected 1 or one per level of "
+                f"converged ({len(self.converged)})"
+            )
+        return self
 
 
 class Finding(Section):

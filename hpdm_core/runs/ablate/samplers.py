@@ -116,13 +116,16 @@ class SamplerMeter:
                     got=len(steps),
                     expected=f"{len(settings.solvers)} of them, one per level of the model",
                 )
-            first = settings.solvers[0]
-            solver = replace(
-                first, name="dpmpp_3m", churn=0.0, sigma_min=0.002, sigma_max=self.scale.sigma_max
+            exact = replace(settings.solvers[0], name="dpmpp_3m", churn=0.0, sigma_min=0.002)
+            widest = self.scale.sigma_max
+            if len(widest) == 1:
+                widest *= len(steps)
+            solvers = tuple(
+                replace(exact, steps=number, sigma_max=sigma)
+                for number, sigma in zip(steps, widest, strict=True)
             )
-            solvers = tuple(replace(solver, steps=number) for number in steps)
-            exact = replace(settings, solvers=solvers, clip_denoised=False)
-            self._converged[key] = self._draw(pipeline, exact, count, seed)
+            exactly = replace(settings, solvers=solvers, clip_denoised=False)
+            self._converged[key] = self._draw(pipeline, exactly, count, seed)
         return self._converged[key]
 
     def _draw(

@@ -20,7 +20,7 @@ SCALE = (
     load_table("samplers")
     .scales["smoke"]
     .model_copy(
-        update={"sampled": 3, "converged": (40, 30), "converged_videos": 2, "sigma_max": 10.0}
+        update={"sampled": 3, "converged": (40, 30), "converged_videos": 2, "sigma_max": (10.0,)}
     )
 )
 
@@ -122,3 +122,11 @@ def test_a_checkpoint_is_for_schedules_and_exists(tmp_path, table, checkpoint, e
             table, scale="smoke", rows=[], out=tmp_path, device="cpu", seed=0, dry_run=True,
             progress=NoProgress(), checkpoint=checkpoint,
         )  # fmt: skip
+
+
+def test_the_converged_solution_starts_from_one_noise_level_or_one_per_level(meter):
+    scale = meter.scale
+    for sigma_max in ((10.0,), (40.0, 10.0)):
+        assert scale.model_validate(dict(scale) | {"sigma_max": sigma_max}).sigma_max == sigma_max
+    with pytest.raises(ValueError, match="sigma_max has 3 values, expected 1 or one per level"):
+        scale.model_validate(dict(scale) | {"sigma_max": (1.0, 2.0, 3.0)})
