@@ -26,8 +26,8 @@ setup-gpu:  ## the same with the newest CUDA torch, or the one that is already i
 quickstart: setup  ## make a data set, train a tiny model on it, generate videos
 	$(BIN)/hpdm prep shapes data --num 512
 	$(BIN)/hpdm train quickstart
-	$(BIN)/hpdm sample --checkpoint runs/quickstart --overlap fhw --num 9 --out samples/quickstart
-	$(BIN)/hpdm sample --checkpoint shipped --overlap fhw --num 9 --out samples/shipped
+	$(BIN)/hpdm sample --checkpoint runs/quickstart --overlap fhw --preset fast --num 9 --out samples/quickstart
+	$(BIN)/hpdm sample --checkpoint shipped --overlap fhw --preset fast --num 9 --out samples/shipped
 	@echo
 	@echo "Done. Output:"
 	@echo "  data/shapes           the data set: moving shapes with classes and captions"
