@@ -91,15 +91,17 @@ def _bar(
 
 
 def _lines(results: Results) -> str:
-    """Draw one line per row over the columns' numbers of fakes (logarithmic)."""
-    rows = results.table.runnable
-    series = [
-        (row.title, _points([results.cells[row.key, c.key] for c in results.table.columns]))
-        for row in rows
-    ]
+    """Draw one line per row over the columns' numbers of fakes (logarithmic).
+
+    Columns of another measure than the first one's have another unit, and are left to the table.
+    """
+    rows, columns = results.table.runnable, results.table.columns
+    drawn = [column.key for column in columns if column.measure.of == columns[0].measure.of]
+    cells = {row.key: [results.cells[row.key, key] for key in drawn] for row in rows}
+    series = [(row.title, _points(cells[row.key])) for row in rows]
     points = [point for _, line in series for point in line]
     # The measure alone: each column has its own number of videos, which the axis shows.
-    names = sorted({cell.name for cell in results.cells.values() if cell.name})
+    names = sorted({cell.name for row in cells.values() for cell in row if cell.name})
     if not points:
         return _figure(results.table.title, "nothing measured yet", 300, 30, [])
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]

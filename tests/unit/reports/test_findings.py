@@ -77,6 +77,27 @@ def test_the_best_of_all_must_beat_each():
     assert verdict(rows | {"w": [7.0, 7.1, 6.9]}) == "does not hold"
 
 
+@pytest.mark.parametrize(
+    ("overlapped", "verdict"),
+    [([1.1, 1.12, 1.09], "holds"), ([1.7, 1.72, 1.69], "does not hold")],
+)
+def test_quality_is_judged_like_any_score(overlapped, verdict):
+    table = load_table("table4")
+    columns = {"seams_space": {"none": [1.5, 1.52, 1.49], "hw": overlapped}}
+    judged = {item.finding.text: item for item in judge(results_of(table, columns))}
+    found = judged["Overlap along height and width takes seams in space away"]
+    assert found.verdict == verdict
+    assert found.paper == "averages overlaps for local consistency (Sec. 4.4)"
+
+
+def test_a_kernel_distance_below_zero_says_nothing_false():
+    """An unbiased distance of two equal sets is on either side of 0: percent are then no guide."""
+    columns = {"kernel": {"default": [0.001, -0.001, 0.002], "shallow": [-0.001, 0.002, -0.001]}}
+    assert verdicts(columns)["Deep fusion beats shallow fusion, by kernel distance"] == (
+        "within noise"
+    )
+
+
 def test_the_papers_side_is_told():
     judged = judge(results_of(TABLE, {}))
     assert judged[0].paper == "378.2 against 467, 19.0% better"

@@ -133,6 +133,19 @@ def test_lines_fall_where_scores_fall():
     assert all(high[1] < low[1] for high, low in zip(*drawn, strict=True))
 
 
+def test_lines_leave_out_columns_of_another_measure():
+    table = load_table("fig8")
+
+    def drawn(**more: dict) -> str:
+        figures = {"n1": score(9.0, fakes=8), "n5": score(6.0, fakes=128)} | more
+        lines = [line("end", 0, figures)]
+        return plots(collect(table, lines, name="fig8", scale="tiny", keys={"end/0"}))[0]
+
+    kernel = score(0.02, "kernel distance on bundled features", fakes=64)
+    assert drawn(k5=kernel) == drawn()
+    assert drawn(n4=score(7.0, fakes=64)) != drawn()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_never_overlap_nor_leave_the_plot(seed):
     rng = np.random.default_rng(seed)
