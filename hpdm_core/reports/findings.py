@@ -31,12 +31,15 @@ class Judged:
         verdict: on our figures.
         reason: the figures behind it.
         paper: the same comparison on the paper's figures.
+        effects: the advantage over each of the other rows in percent: mean, and lower and upper
+            end of its interval; none where it was not judged or the other row diverged.
     """
 
     finding: Finding
     verdict: Verdict
     reason: str
     paper: str
+    effects: tuple[tuple[float, float, float], ...] = ()
 
 
 def judge(results: Results) -> list[Judged]:
@@ -65,27 +68,38 @@ def _judged(finding: Finding, results: Results) -> Judged:
     if missing or uneven:
         why = f"needs {MIN_SEEDS} seeds of {', '.join(missing)}" if missing else "seeds differ"
         return Judged(finding=finding, verdict="not judged", reason=why, paper=paper)
-    verdicts, reasons = [], []
+    verdicts, reasons, effects = [], [], []
     for other in others:
-        verdict, reason = _against(finding, column, cell, other)
+        effect = None if other.text == DIVERGED else _effect(column, cell, other)
+        verdict, reason = _against(finding, other, effect)
         verdicts.append(verdict)
         reasons.append(reason)
+        effects += [] if effect is None else [effect]
     overall: Verdict = "within noise"
     if "does not hold" in verdicts:
         overall = "does not hold"
     elif all(verdict == "holds" for verdict in verdicts):
         overall = "holds"
-    return Judged(finding=finding, verdict=overall, reason="; ".join(reasons), paper=paper)
+    return Judged(
+        finding=finding, verdict=overall, reason="; ".join(reasons), paper=paper,
+        effects=tuple(effects),
+    )  # fmt: skip
 
 
-def _against(finding: Finding, column: Column, cell: Cell, other: Cell) -> tuple[Verdict, str]:
-    """Compare with one other row; an advantage is in percent of the other's, seed by seed."""
-    if other.text == DIVERGED:
-        return "holds", f"{other.row.title} diverged with every seed"
+def _effect(column: Column, cell: Cell, other: Cell) -> tuple[float, float, float]:
+    """Return the advantage in percent of the other's, seed by seed: its mean and interval."""
     sign = 1.0 if column.better == "higher" else -1.0
     pairs = zip(cell.values, other.values, strict=True)
-    gains = [100.0 * sign * (own - its) / (abs(its) or 1.0) for own, its in pairs]
-    mean, low, high = interval(gains)
+    return interval([100.0 * sign * (own - its) / (abs(its) or 1.0) for own, its in pairs])
+
+
+def _against(
+    finding: Finding, other: Cell, effect: tuple[float, float, float] | None
+) -> tuple[Verdict, str]:
+    """Compare with one other row; no effect where it diverged."""
+    if effect is None:
+        return "holds", f"{other.row.title} diverged with every seed"
+    mean, low, high = effect
     bar = -finding.limit if finding.kind == "close" else 0.0
     verdict: Verdict = "holds" if low > bar else "does not hold" if high < bar else "within noise"
     word = "better" if mean >= 0 else "worse"
