@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hpdm_core.reports.ablations import load_table
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
 REFERENCES = sorted(set(re.findall(r"`((?:hpdm_core|hpdm_cli|tests|benchmarks)/[^`]+)`", PAGE)))
@@ -30,6 +32,17 @@ def test_reference_exists(reference):
     path, _, name = reference.partition("::")
     assert (ROOT / path).is_file(), f"{path} is not there"
     assert not name or name in names_in(ROOT / path), f"{path} has no {name}"
+
+
+def test_every_row_of_the_claims_has_its_place():
+    section = PAGE.split("## Claims in words")[1].split("\n## ")[0]
+    told = re.findall(r"`(\w+)`", " ".join(line.split("|")[3] for line in _rows(section)))
+    rows = {row.key for row in load_table("claims").rows}
+    assert rows - set(told) == {"default"}
+
+
+def _rows(section: str) -> list[str]:
+    return [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
 
 
 def test_every_equation_and_the_listing_has_code_and_a_test():
