@@ -1,144 +1,219 @@
-"""Upscaling against bicubic, inpainting against simple fills, on rendered shapes held back.
+"""Given videos against simple ways: upscaling, inpainting, extending, and memory of canvases.
 
-    python benchmarks/editing.py --checkpoint CHECKPOINT --json
+    python benchmarks/editing.py --checkpoint shipped
+    python benchmarks/editing.py --checkpoint shipped --part inpaint --num 18 --json
+    python benchmarks/editing.py --checkpoint runs/walks --data held_back/vizdoom
+
+A model of shapes is measured on shapes rendered with seeds that no data set has; for others, give
+`--data`, a data set prepared with another seed than the model's (`hpdm prep vizdoom held_back
+--seed 1 --num 60`). Every part is printed as it finishes. What `editing_pictures.py` draws is
+made by the same functions (`edit_uses.py`).
 
 Axis legend: `b` videos, `t h w` frames, rows, columns.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import edit_uses as uses
 import numpy as np
 import torch
-from einops import rearrange
-from torch.nn.functional import interpolate
 
-import hpdm_core as hpdm
-from hpdm_core.data.pictures import labelled_row, write_webp
-from hpdm_core.data.shapes import render
-from hpdm_core.inference.given import lower_levels
-from hpdm_core.metrics.quality import high_frequency
-from hpdm_core.pipeline.videos import to_uint8
+from hpdm_core import Pipeline
+from hpdm_core.errors import HpdmError
+from hpdm_core.metrics.bundled import load_bundled
+from hpdm_core.metrics.kernel import kernel_distance
+from hpdm_core.metrics.quality import high_frequency, seams
+from hpdm_core.pipeline.plan import memory_estimate
+from hpdm_core.pipeline.resources import Resources
 from hpdm_core.progress import NoProgress
 
-FIRST_SEED = 1_000_000  # far from those that `hpdm prep shapes` renders
-REPEATS = (8, 2, 1)  # level 0 decides what is drawn, and is cheap
+WINDOWS = 8
+CANVAS_FACTORS = (1, 2, 4)  # of height and width: 1, 4 and 16 times the area
+CANVAS_CACHE_GB = 0.05
+MEGABYTE = 1e6
+
+Figures = dict[str, float | list[float]]
 
 
-def main() -> None:
-    """Measure, print, and draw with --out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", default="shapes")
-    parser.add_argument("--num", type=int, default=4, help="videos of each kind")
-    parser.add_argument("--out", type=Path, help="folder for pictures")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    pipe = hpdm.Pipeline.from_pretrained(args.checkpoint, device="cpu")
-    frames, size, _ = pipe.pyramid.resolution
-    labels = [k * 7 % len(pipe.classes) for k in range(args.num)]
-    real = np.stack(
-        [render(FIRST_SEED + k, label, frames=frames, size=size).frames
-         for k, label in enumerate(labels)]
-    )  # fmt: skip
-    names = [pipe.classes[label] for label in labels]
-    result = {"checkpoint_step": pipe.step, "videos": args.num}
-    result |= _upscaling(pipe, real, names, args.out) | _inpainting(pipe, real, names, args.out)
-    for name, value in result.items():
-        if not args.json:
-            print(f"{name}: {value}")
-    if args.json:
-        print(json.dumps(result))
+def upscaling(held: uses.Held) -> Figures:
+    """Detail, likeness and consistency of level 0's true videos upscaled; bicubic beside them.
+
+    Kernel distances are those of the bundled detector's features from other real videos'; that of
+    the real videos themselves says what is possible.
+    """
+    made = uses.upscale(held)
+    freely = uses.upscale(held, consistent=False)["upscaled"]
+    detector = load_bundled()
+
+    def features(videos: np.ndarray) -> torch.Tensor:
+        return torch.cat([detector.features(torch.from_numpy(video[None])) for video in videos])
+
+    others, detail = features(held.others), high_frequency(made["real"]).mean()
+    true = uses.level_0(held.pipe, made["real"])
+    figures = {}
+    for way in ("upscaled", "bicubic", "real"):
+        figures[f"high_frequency_over_real.{way}"] = high_frequency(made[way]).mean() / detail
+        figures[f"kernel_distance.{way}"] = kernel_distance(features(made[way]), others)
+    for way, videos in {**made, "not held": freely}.items():
+        if way in ("upscaled", "bicubic", "not held"):
+            again = uses.level_0(held.pipe, videos)
+            figures[f"brought_down_rms.{way}"] = _rms(again, true)
+    return figures
 
 
-def _upscaling(
-    pipe: hpdm.Pipeline, real: np.ndarray, names: list[str], out: Path | None
-) -> dict[str, float]:
-    """Return high frequencies over those of the real videos, and the error brought down again."""
-    truth = _levels(pipe, real)
-    small = to_uint8(truth[0]).numpy()
-    made = np.concatenate(
-        [pipe.upscale(small[k], classes=name, seeds=k, overlap="hw", progress=NoProgress()).frames
-         for k, name in enumerate(names)]
-    )  # fmt: skip
-    bicubic = _bicubic(small, real.shape[1:4])
-    _draw(out, "upscaled.webp", pipe.recipe.sampling.fps,
-          {"input": _blocks(small, real.shape[1:4]), "bicubic": bicubic, "upscaled": made,
-           "real": real})  # fmt: skip
-    again = {name: _levels(pipe, v)[0] for name, v in (("upscaled", made), ("bicubic", bicubic))}
-    detail = high_frequency(real).mean()
-    return {
-        "high_frequency_upscaled_over_real": high_frequency(made).mean() / detail,
-        "high_frequency_bicubic_over_real": high_frequency(bicubic).mean() / detail,
-        "consistency_rms_upscaled": _rms(again["upscaled"], truth[0]),
-        "consistency_rms_bicubic": _rms(again["bicubic"], truth[0]),
+def inpainting(held: uses.Held) -> Figures:
+    """PSNR in dB where a third of the frame is hidden, the mean over videos, by way of filling."""
+    figures, outside = {}, []
+    for third in uses.THIRDS:
+        made = uses.inpaint(held, third)
+        rows, columns = uses.hidden(held.videos.shape[2:4], third)
+        region = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        for way in ("inpainted", "mean colour", "border copied"):
+            pairs = zip(made[way], made["real"], strict=True)
+            values = [psnr(video[region], real[region]) for video, real in pairs]
+            figures[f"psnr_db.{third}.{way}"] = float(np.mean(values))
+        change = abs(made["inpainted"].astype(int) - made["real"])
+        change[(slice(None), *region)] = 0
+        outside.append(change.max())
+    return figures | {"largest_difference_outside": float(max(outside))}
+
+
+def extending(held: uses.Held) -> Figures:
+    """What is left of contrast, colour and detail in each window, and the steps at its border.
+
+    Contrast is the deviation of a frame's pixels, colour the mean difference of the largest and
+    the smallest channel. All over those of the given frames: drift to grey is a fall of both.
+    A seam is the step across a border over the steps beside it (1: none). Beside that of windows
+    stand those of tiles within the windows, and of the given videos.
+    """
+    videos, length = uses.extend(held, WINDOWS), held.videos.shape[1]
+    step, tile = uses.window_step(held), held.pipe.pyramid.patch[0]
+    starts = [length + k * step for k in range(WINDOWS)]
+    # In each window, the borders of tiles among the frames that it adds.
+    tiles = [p for p in range(length - step, length) if p % tile == 0 and p > length - step]
+    others = [start + p - (length - step) for start in starts for p in tiles]
+    figures = {}
+    for name, measure in (("contrast", _contrast), ("colour", _colour), ("detail", _detail)):
+        given = measure(held.videos)
+        figures[f"{name}_by_window"] = [
+            round(float(measure(videos[:, p : p + step]) / given), 3) for p in starts
+        ]
+    borders = {
+        "windows": (videos, starts),
+        "other tiles": (videos, others),
+        "real": (held.videos, list(range(tile, length, tile))),
     }
+    steps = {name: seams(made, (tuple(at), (), ())).time for name, (made, at) in borders.items()}
+    # Undefined where nothing lies between two borders, as in windows that add one frame.
+    defined = {name: ratios for name, ratios in steps.items() if np.isfinite(ratios).all()}
+    return figures | {f"seam_in_time.{name}": ratios.mean() for name, ratios in defined.items()}
 
 
-def _inpainting(
-    pipe: hpdm.Pipeline, real: np.ndarray, names: list[str], out: Path | None
-) -> dict[str, float]:
-    """Return the PSNR in dB of the middle third of the columns, by way of filling it."""
-    width = real.shape[3]
-    left, third = width // 3, width - 2 * (width // 3)
-    columns = slice(left, left + third)
-    box = (left, 0, third, real.shape[2])
-    made = np.concatenate(
-        [pipe.inpaint(real[k], box, classes=name, seeds=k, overlap="hw", repeats=REPEATS,
-                      progress=NoProgress()).frames for k, name in enumerate(names)]
-    )  # fmt: skip
-    known = np.delete(real, np.arange(width)[columns], axis=3).astype(float)
-    mean, border = real.copy(), real.copy()
-    mean[..., columns, :] = known.mean(axis=(2, 3), keepdims=True)
-    half = third // 2
-    border[..., left : left + half, :] = real[..., left - 1 : left, :]
-    border[..., left + half : left + third, :] = real[..., left + third : left + third + 1, :]
-    masked = real.copy()
-    masked[..., columns, :] = 128
-    _draw(out, "inpainted.webp", pipe.recipe.sampling.fps,
-          {"input": masked, "inpainted": made, "real": real})  # fmt: skip
-    fills = {"inpainted": made, "mean_colour": mean, "border_copy": border}
-    outside = np.delete(made, np.arange(width)[columns], axis=3) - known
-    return {"largest_difference_outside": float(abs(outside).max())} | {
-        f"psnr_{name}": float(np.mean([
-            -20 * np.log10(_rms(a[..., columns, :] / 255.0, b[..., columns, :] / 255.0))
-            for a, b in zip(fill, real, strict=True)]))
-        for name, fill in fills.items()
-    }  # fmt: skip
+def canvases(checkpoint: str) -> Figures:
+    """Peak memory of one process in MB by area, and what is left without the videos' own.
+
+    With one step and no overlap, as memory depends on neither but for the cache, which is limited,
+    and the latents of latent self-conditioning, which are counted where a model has them.
+    """
+    figures = {}
+    for factor in CANVAS_FACTORS:
+        # A process of its own for each: a peak is never forgotten.
+        fresh = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+            parts = pool.submit(_peak, checkpoint, factor).result()
+        for name, value in parts.items():
+            figures[f"{name}_mb.{factor**2}x"] = round(value / MEGABYTE, 1)
+    return figures
 
 
-def _levels(pipe: hpdm.Pipeline, videos: np.ndarray) -> tuple[torch.Tensor, ...]:
-    pixels = rearrange(torch.from_numpy(videos).float() / 127.5 - 1, "b t h w c -> b c t h w")
-    return lower_levels(pipe.pyramid, pixels, pipe.pyramid.num_levels - 1)
+def _peak(checkpoint: str, factor: int) -> dict[str, float]:
+    """Sample one canvas; return bytes: the peak, of videos and latents, and the rest."""
+    torch.set_num_threads(1)
+    pipe = Pipeline.from_pretrained(checkpoint, device="cpu")
+    frames, height, width = pipe.pyramid.resolution
+    size = (frames, factor * height, factor * width)
+    resources = Resources(cache_gb=CANVAS_CACHE_GB)
+    steps = [1] * pipe.pyramid.num_levels
+    asked = {"classes": pipe.classes[:1], "seeds": 0, "size": size, "steps": steps}
+    pipe(**asked, overlap="none", resources=resources, progress=NoProgress())
+    # ru_maxrss is in kilobytes on Linux.
+    peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    settings = replace(pipe.settings, size=None if factor == 1 else size, overlap="")
+    parts = memory_estimate(pipe.recipe, pipe.batch_sizes(settings, 1, resources))
+    own = {name: float(parts[name]) for name in ("videos", "latents")}
+    return {"peak": peak, **own, "rest": peak - sum(own.values())}
 
 
-def _bicubic(small: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """Enlarge by bicubic interpolation in space; in time each frame stands until the next."""
-    t, h, w = size
-    flat = rearrange(torch.from_numpy(small).float(), "b t h w c -> (b t) c h w")
-    large = interpolate(flat, (h, w), mode="bicubic", align_corners=False).clamp(0, 255).round()
-    video = rearrange(large.byte().numpy(), "(b t) c h w -> b t h w c", b=len(small))
-    return video.repeat(t // video.shape[1], axis=1)
+def psnr(video: np.ndarray, real: np.ndarray) -> float:
+    """Return the PSNR in dB of two videos, uint8."""
+    return float(-20 * np.log10(_rms(video / 255.0, real / 255.0)))
 
 
-def _blocks(small: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    for axis, target in enumerate(size, start=1):
-        small = small.repeat(target // small.shape[axis], axis=axis)
-    return small
+def _contrast(videos: np.ndarray) -> float:
+    return videos.astype(float).std(axis=(2, 3)).mean()
+
+
+def _colour(videos: np.ndarray) -> float:
+    return (videos.max(axis=-1).astype(float) - videos.min(axis=-1)).mean()
+
+
+def _detail(videos: np.ndarray) -> float:
+    return high_frequency(videos).mean()
 
 
 def _rms(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
     return float(((a - b) ** 2).mean() ** 0.5)
 
 
-def _draw(out: Path | None, name: str, fps: float, parts: dict[str, np.ndarray]) -> None:
-    """Write the videos side by side, a row for each of the first three."""
-    if out is None:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [labelled_row(list(row), list(parts)) for row in zip(*parts.values(), strict=True)]
-    write_webp(out / name, np.concatenate(rows[:3], axis=1), fps)
+PARTS: dict[str, Callable[[uses.Held], Figures]] = {
+    "upscale": upscaling,
+    "inpaint": inpainting,
+    "extend": extending,
+}
+
+
+def main() -> None:
+    """Measure the parts that are asked for, and print each as it finishes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="shipped", help="run, checkpoint, weights")
+    parser.add_argument("--data", type=Path, help="a prepared data set the model has not seen")
+    parser.add_argument("--part", action="append", choices=(*PARTS, "canvas"), help="only this")
+    parser.add_argument("--num", type=int, default=3, help="videos of each part")
+    parser.add_argument("--others", type=int, default=90, help="real videos of kernel distances")
+    parser.add_argument("--preset", choices=("paper", "fast"), help="of sampling")
+    parser.add_argument("--overlap", help="of tiles")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a part")
+    args = parser.parse_args()
+    pipe = Pipeline.from_pretrained(args.checkpoint, device="cpu")
+    options = {"preset": args.preset, "overlap": args.overlap}
+    held = uses.hold_back(pipe, args.data, num=args.num, num_others=args.others, options=options)
+    for part in args.part or (*PARTS, "canvas"):
+        start = time.monotonic()
+        made = canvases(args.checkpoint) if part == "canvas" else PARTS[part](held)
+        figures = {name: v if isinstance(v, list) else float(v) for name, v in made.items()}
+        seconds = round(time.monotonic() - start, 1)
+        num = 1 if part == "canvas" else args.num
+        line = {"part": part, "step": pipe.step, "videos": num, "seconds": seconds}
+        if args.json:
+            print(json.dumps(line | figures), flush=True)
+            continue
+        print(f"{part} (videos: {num}, {seconds:g} s)")
+        for name, value in figures.items():
+            shown = value if isinstance(value, list) else f"{value:.4g}"
+            print(f"  {name:36} {shown}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HpdmError as error:
+        sys.exit(f"Error: {error}")

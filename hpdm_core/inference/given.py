@@ -122,7 +122,7 @@ def continue_video(
     video = known.expand(len(seeds), *known.shape[1:])
     window = 0
     while video.shape[2] < frames:
-        held = num_held(length, have=video.shape[2], frames=frames)
+        held = num_held(pyramid, have=video.shape[2], frames=frames)
         start = video[:, :, -held:]
         # What follows is generated; the values there only fill the shape.
         rest = start[:, :, -1:].expand(-1, -1, length - held, -1, -1)
@@ -139,22 +139,28 @@ def continue_video(
     return video
 
 
-def num_held(length: int, *, have: int, frames: int) -> int:
+def num_held(pyramid: Pyramid, *, have: int, frames: int) -> int:
     """Return how many of the last frames a window holds: half of it, more if it is the last.
 
+    Where the half would end with a tile, it is half a tile more: a tile that begins with what is
+    generated would see nothing of the frames before it but their coarser levels, and show a seam.
+
     Args:
-        length: frames of a window.
+        pyramid: the levels; a window is as long as the finest.
         have: frames so far.
         frames: frames of the result.
     """
-    return min(have, max(length // 2, length - (frames - have)))
+    length, tile = pyramid.sizes[-1][0], pyramid.patch[0]
+    half = length // 2
+    half += tile // 2 if half % tile == 0 else 0
+    return min(have, max(half, length - (frames - have)))
 
 
-def num_windows(length: int, *, have: int, frames: int) -> int:
+def num_windows(pyramid: Pyramid, *, have: int, frames: int) -> int:
     """Return how many windows `continue_video` takes."""
-    windows = 0
+    windows, length = 0, pyramid.sizes[-1][0]
     while have < frames:
-        have += length - num_held(length, have=have, frames=frames)
+        have += length - num_held(pyramid, have=have, frames=frames)
         windows += 1
     return windows
 

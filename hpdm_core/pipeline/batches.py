@@ -38,7 +38,7 @@ def sample_batches(
     """Generate the videos of one level; see `Pipeline.sample`."""
     sizes = pipe.batch_sizes(settings, len(seeds), resources)
     settings = replace(settings, solvers=settings.solvers[: level + 1])
-    calls = calls_of(settings, given, on_canvas(pipe.pyramid, settings.size).sizes[-1][0])
+    calls = calls_of(settings, given, on_canvas(pipe.pyramid, settings.size))
     starts = range(0, len(seeds), sizes.videos)
     chunks = [slice(start, start + sizes.videos) for start in starts]
     progress.start("generating videos", len(chunks) * calls)

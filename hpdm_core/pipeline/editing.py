@@ -61,16 +61,19 @@ class Edit:
     context_noise: float | None = None
 
     def __post_init__(self) -> None:
-        chosen = {
+        named = {
             "--upscale": self.upscale,
-            "--strength or --mask": bool(self.strength) or self.mask is not None,
+            "--strength": bool(self.strength),
+            "--mask": self.mask is not None,
             "--first-frames or --extend": self.continues,
         }
-        if sum(chosen.values()) != 1:
+        got = [name for name, on in named.items() if on]
+        # Strength and mask go together: what is under the mask starts from the video then.
+        if len(got) != 1 and got != ["--strength", "--mask"]:
             raise HpdmError(
                 "a given video is upscaled, edited or extended",
-                got=" and ".join(name for name, on in chosen.items() if on) or "none of them",
-                expected=f"one of {', '.join(chosen)}",
+                got=" and ".join(got) or "none of them",
+                expected="one of --upscale, --strength or --mask, --first-frames or --extend",
             )
         if any(not 0 <= value <= 1 for value in self.strength):
             raise HpdmError("strength is out of range", got=list(self.strength), expected="0 to 1")
@@ -209,13 +212,15 @@ def _by_level(name: str, values: tuple, count: int) -> tuple:
     return values
 
 
-def calls_of(settings: SamplingSettings, given: Given | Continuation | None, length: int) -> int:
+def calls_of(
+    settings: SamplingSettings, given: Given | Continuation | None, pyramid: Pyramid
+) -> int:
     """Return how often solvers call the denoiser for one batch of videos.
 
     Args:
-        length: frames of the model.
+        pyramid: the levels, those of the canvas if there is one.
     """
     calls = sum(solver_calls(settings, k) for k in range(len(settings.solvers)))
     if isinstance(given, Continuation):
-        calls *= num_windows(length, have=given.known.shape[2], frames=given.frames)
+        calls *= num_windows(pyramid, have=given.known.shape[2], frames=given.frames)
     return calls

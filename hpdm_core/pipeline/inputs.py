@@ -120,10 +120,10 @@ class Source:
         if len(frames) == most:
             places = list(range(most))
         if len(places) < least:
-            seconds = f", {len(frames)} frames at {fps:g} fps" if fps else ""
+            of_file = f", {_frames(len(frames))} at {fps:g} fps" if fps else ""
             raise HpdmError(
                 f"{self.name} is too short",
-                got=f"{len(places)} frames at {rate:g} fps{seconds}",
+                got=f"{_frames(len(places))} at {rate:g} fps{of_file}",
                 expected=f"at least {least}, which is {least / rate:g} s",
             )
         video = np.stack([frames[place] for place in places], axis=1)
@@ -191,7 +191,7 @@ def mask_on_grid(mask: np.ndarray, size: tuple[int, int], places: list[int]) -> 
     if max(places) >= len(mask):
         raise HpdmError(
             "the mask is shorter than the video",
-            got=f"{len(mask)} frames",
+            got=_frames(len(mask)),
             expected=f"at least {max(places) + 1}, or one for all",
         )
     pixels = [resized(mask[k, ..., None].astype(np.uint8) * 255, size) for k in places]
@@ -248,6 +248,10 @@ def _read_file(path: Path) -> np.ndarray:
             return np.asarray(image.convert("L"))[None] >= 128
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"mask {path} is not an image that can be read", got=error) from error
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

@@ -110,7 +110,7 @@ def take_given(
     windows, size = 1, edit.result_size(pyramid, given)
     if isinstance(given, Continuation):
         have = given.known.shape[2]
-        windows = num_windows(pyramid.sizes[-1][0], have=have, frames=given.frames)
+        windows = num_windows(pyramid, have=have, frames=given.frames)
     return TakenVideo(
         given=given, settings=settings, facts=edit.facts(), size=size, windows=windows
     )

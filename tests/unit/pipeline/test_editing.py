@@ -11,7 +11,8 @@ from PIL import Image
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.patches import extract_patches
-from hpdm_core.inference.given import lower_levels
+from hpdm_core.geometry.pyramid import Pyramid
+from hpdm_core.inference.given import lower_levels, num_held, num_windows
 from hpdm_core.pipeline.editing import Edit
 from hpdm_core.pipeline.inputs import Source, as_source, read_mask
 from hpdm_core.pipeline.plan import memory_estimate
@@ -144,6 +145,19 @@ def test_first_frames_are_held_and_windows_follow(pipe, video):
     assert np.array_equal(first[0], video[0])
 
 
+def test_windows_begin_within_a_tile_on_every_level():
+    """So that the tile sees frames on both sides of the border."""
+    sizes = ((4, 8, 8), (8, 16, 16), (16, 32, 32))
+    pyramid = Pyramid(patch=(4, 8, 8), levels=sizes)
+    assert num_held(pyramid, have=16, frames=64) == 10
+    assert [-(-10 // pyramid.stride(level)[0]) % 4 for level in range(3)] == [3, 1, 2]
+    assert num_held(pyramid, have=3, frames=64) == 3  # no more than there are
+    assert num_held(pyramid, have=16, frames=18) == 14  # the last window fills itself
+    assert num_windows(pyramid, have=16, frames=64) == 8
+    one_tile = Pyramid(patch=(4, 8, 8), levels=sizes[:1])
+    assert num_held(one_tile, have=16, frames=64) == 2
+
+
 def test_a_window_is_an_inpainted_video(pipe, video):
     """What follows is generated from the frames held alone: later input does not matter."""
     other = video.copy()
@@ -193,6 +207,7 @@ def test_the_centre_is_taken(pipe):
         (lambda p, v, d: p.edit(d, strength=0.5), "it is a folder, not a file"),
         (lambda p, v, d: p.edit(write_sound(d / "a.m4a"), strength=0.5), "sound only"),
         (lambda p, v, d: p.edit(v[:2], strength=0.5), "too short; got 2 frames"),
+        (lambda p, v, d: p.edit(v[:1], strength=0.5), "too short; got 1 frame at"),
         (lambda p, v, d: p.edit(v / 255, strength=0.5), "wrong shape or dtype"),
         (lambda p, v, d: p.edit(v, strength=1.5), "strength is out of range"),
         (lambda p, v, d: p.edit(v, strength=(0.1, 0.2, 0.3)), "wrong number of values"),
@@ -230,8 +245,10 @@ def test_masks_from_files(pipe, video, tmp_path):
 
 
 def test_ways_exclude_each_other(video):
-    with pytest.raises(HpdmError, match="got --upscale and --strength or --mask"):
+    with pytest.raises(HpdmError, match="got --upscale and --strength; expected one of"):
         Edit(source=as_source(video), upscale=True, strength=(0.5,))
+    with pytest.raises(HpdmError, match="got --mask and --first-frames or --extend; expected"):
+        Edit(source=as_source(video), mask=np.ones((1, 16, 16), bool), continues=True)
     with pytest.raises(HpdmError, match="got none of them"):
         Edit(source=as_source(video))
     with pytest.raises(HpdmError, match="--no-consistent belongs to --upscale"):
