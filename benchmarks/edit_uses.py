@@ -23,7 +23,6 @@ from hpdm_core.pipeline.inputs import as_source
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress
 
-REPEATS = 8  # of level 0; a quarter with each further level
 CLASS_STEP = 7  # classes in this order, so that few videos are of different kinds
 
 Third = Literal["middle columns", "lower rows"]
@@ -122,10 +121,8 @@ def inpaint(held: Held, third: Third) -> dict[str, np.ndarray]:
     real = held.videos
     rows, columns = hidden(real.shape[2:4], third)
     box = (columns[0], rows[0], len(columns), len(rows))
-    # Level 0 decides what is drawn, and is cheap.
-    repeats = [max(1, REPEATS >> (2 * k)) for k in range(held.pipe.pyramid.num_levels)]
     made = [
-        held.pipe.inpaint(video, box, repeats=repeats, **held.asked(k)).frames
+        held.pipe.inpaint(video, box, **held.asked(k)).frames
         for k, video in enumerate(real)
     ]
     grey, mean = real.copy(), real.copy()

@@ -74,7 +74,6 @@ class ExecutionOptions:
     advance: Callable[[int, int], None] = lambda level, total: None
 
 
-@torch.inference_mode()
 def generate(
     denoiser: LevelDenoiser,
     pyramid: Pyramid,
@@ -106,23 +105,26 @@ def generate(
     pyramid = on_canvas(pyramid, settings.size)
     finished: list[Tensor] = []
     lower: list[Tensor] = []
-    for level in range(len(settings.solvers)):
-        # A separate function, so that a level's cache is freed before the next one's is made.
-        video = _sample_level(
-            denoiser,
-            pyramid,
-            settings,
-            level=level,
-            seeds=seeds,
-            condition=condition,
-            lower=tuple(lower),
-            work=work,
-            given=given,
-        )
-        finished.append(video.cpu())
-        _check_sound(finished[-1], level, settings)
-        noise = draw_like(video, [_generator(seed, "context", level) for seed in seeds])
-        lower.append(video + settings.context_sigma * noise)
+    # Guidance by known pixels takes gradients, which inference mode has none of.
+    guides = given is not None and given.guides(0)
+    with torch.no_grad() if guides else torch.inference_mode():
+        for level in range(len(settings.solvers)):
+            # A separate function, so that a level's cache is freed before the next one's is made.
+            video = _sample_level(
+                denoiser,
+                pyramid,
+                settings,
+                level=level,
+                seeds=seeds,
+                condition=condition,
+                lower=tuple(lower),
+                work=work,
+                given=given,
+            )
+            finished.append(video.cpu())
+            _check_sound(finished[-1], level, settings)
+            noise = draw_like(video, [_generator(seed, "context", level) for seed in seeds])
+            lower.append(video + settings.context_sigma * noise)
     return tuple(finished)
 
 
@@ -168,26 +170,30 @@ def _sample_level(
             branch=branch,
         )
 
-    estimate = tiled(condition, "conditional")
+    estimate = conditional = tiled(condition, "conditional")
     if settings.guidance.scale != 1.0:
         without = tiled(condition.dropped(), "unconditional")
         estimate = guided(estimate, without, settings.guidance)
     solver, calls = settings.solvers[level], solver_calls(settings, level)
+    known = given or Given(videos=())
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         denoised = estimate(x, sigma)
         work.advance(level, calls)
         denoised = denoised.clamp(-1, 1) if settings.clip_denoised else denoised
-        return denoised if given is None else given.held(denoised, level)
+        if not known.guides(level, sigma):
+            return known.held(denoised, level)
+        return known.guided(denoised, x, sigma, pull_back=conditional.pulled_back)
 
     generators = [_generator(seed, "level", level) for seed in seeds]
     shape = (len(seeds), CHANNELS, *pyramid.sizes[level])
     # As in EDM the solver's state is float64: rounding errors at high noise would persist.
     x = torch.empty(shape, device=work.device, dtype=torch.float64)
     x = draw_like(x, generators) * solver.start
-    if given is not None:
-        x = given.started(x, level, from_video=solver.skip > 0)
-    return solver.solve(denoise, x, noise=lambda: draw_like(x, generators)).float()
+    x = known.started(x, level, from_video=solver.skip > 0)
+    video = solver.solve(denoise, x, noise=lambda: draw_like(x, generators))
+    # Few steps may end above the noise levels at which known pixels take their places.
+    return known.held(video, level).float()
 
 
 def _check_sound(video: Tensor, level: int, settings: SamplingSettings) -> None:

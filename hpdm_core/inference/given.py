@@ -5,9 +5,17 @@ dx/dsigma = (x - known) / sigma there, which every solver follows exactly: such 
 sigma eps at each noise level, and the known ones themselves at the end (the replacement of Song
 et al. 2021 and Lugmayr et al. 2022, with one noise for all steps).
 
+On level 0, where the layout is decided, replacement alone comes too late: at high noise, known
+pixels say little about the others. There they guide the estimate D: given x, the covariance of the
+clean video is sigma^2 J with J the Jacobian of D, so that among Gaussians its mean, given the known
+pixels y = K x0 too, is D + J K (K J K)^-1 (y - K D) (moment matching, Rozet et al. 2024). The
+inverse is taken by one step of conjugate gradients, which costs one product with J, transposed as J
+is symmetric.
+
 Axis legend: `b` samples, `c` channels, `t h w` video; `k i j` pixels that one of a level covers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +25,14 @@ from torch import Tensor
 
 from hpdm_core.geometry.pyramid import Pyramid, Size3
 from hpdm_core.seeds import derive_seed
+
+# Noise level down to which an estimate is guided; below, known pixels take their places.
+GUIDED_ABOVE = 0.05
+# Length of the change by guidance over that of the difference from the known pixels, at most.
+MOST_CHANGE = 10.0
+TINY = 1e-12
+# J^T w of an estimate at (x, sigma), from (x, sigma, w).
+PullBack = Callable[[Tensor, float, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +66,29 @@ class Given:
             return noise
         known = ~self.generated[level].to(noise.device)
         return noise + known * self.videos[level].to(noise)
+
+    def guides(self, level: int, sigma: float = math.inf) -> bool:
+        """Whether known pixels guide the estimates of a level at a noise level."""
+        if level > 0 or sigma < GUIDED_ABOVE or not self.generated:
+            return False
+        return not bool(self.generated[level].all())
+
+    def guided(self, denoised: Tensor, x: Tensor, sigma: float, *, pull_back: PullBack) -> Tensor:
+        """Return an estimate of level 0, guided towards agreement with the known pixels.
+
+        Args:
+            denoised: (b, c, t, h, w) estimate of the clean video.
+            x: the video with noise that it is of.
+            sigma: noise level of `x`.
+            pull_back: of this estimate.
+        """
+        missing = self.held(denoised, 0) - denoised  # 0 where pixels are generated
+        change = pull_back(x, sigma, missing)
+        along, size = _inner(missing, change), _inner(missing, missing)
+        # A network's Jacobian is not quite symmetric: no change is longer than MOST_CHANGE allows.
+        least = (size * _inner(change, change)).sqrt() / MOST_CHANGE
+        step = size / torch.maximum(along, least).clamp(min=TINY)
+        return denoised + torch.where(along > 0, step, 0.0) * change
 
     def held(self, denoised: Tensor, level: int) -> Tensor:
         """Return an estimate of the clean video with what is known in its place."""
@@ -163,6 +202,11 @@ def num_windows(pyramid: Pyramid, *, have: int, frames: int) -> int:
         have += length - num_held(pyramid, have=have, frames=frames)
         windows += 1
     return windows
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each sample, (b, 1, 1, 1, 1)."""
+    return reduce(a * b, "b c t h w -> b 1 1 1 1", "sum")
 
 
 def _reduced(pyramid: Pyramid, video: Tensor, level: int, to: int, how: str) -> Tensor:

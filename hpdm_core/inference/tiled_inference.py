@@ -116,6 +116,40 @@ class TiledLevel:
         self.shard.sum_over_processes(total)
         return (total / self._counts).to(x.dtype)
 
+    def pulled_back(self, x: Tensor, sigma: float, weight: Tensor) -> Tensor:
+        """Return J^T weight, where J is the Jacobian in `x` of the estimate of the last call.
+
+        One tile at a time, which takes the memory of a training step of one patch. Gradients need
+        tensors that were not made in inference mode.
+
+        Args:
+            x, sigma: those of the last call.
+            weight: (b, c, t, h, w).
+        """
+        share = (weight / self._counts).float()
+        total, patches = torch.zeros_like(share), x.float()
+        for number, chunk in enumerate(self._chunks):
+            context = self._source.context(number, chunk.items)
+            for k, region in enumerate(chunk.slices):
+                row = slice(k, k + 1)
+                item = number * self.tile_batch + k
+                latents = None if self._latents is None else self._latents[item : item + 1]
+                sample, offsets = chunk.sample[row], chunk.offsets[row]
+                with torch.enable_grad():
+                    patch = gather_patches(self.pyramid, patches, sample, offsets).requires_grad_()
+                    result = self.denoiser.denoise(
+                        patch,
+                        sigma,
+                        level=self.level,
+                        condition=self.condition.select(sample),
+                        context=tuple(term[row] for term in context),
+                        latents=None if latents is None else latents.to(x.device, torch.float32),
+                    )
+                    (gradient,) = torch.autograd.grad(result.output, patch, share[region][None])
+                total[region] += gradient[0]
+        self.shard.sum_over_processes(total)
+        return total.to(x.dtype)
+
     def _own_tiles(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise this process's tiles; return their sum over the level.
 
