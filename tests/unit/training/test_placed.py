@@ -81,7 +81,8 @@ def test_four_processes_equal_one(tmp_path, mode, replicas, share):
         losses += steps(state, golden(), parallel, count=2)
         found = load_file(tmp_path / f"{name}.safetensors")
         for key, value in contents(state).items():
-            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5)
+            # Where a gradient is nearly zero, LAMB enlarges the rounding of sums in another order.
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=5e-5)
     # What each process reports is the loss of the whole batch.
     for rank in range(4):
         found = json.loads((tmp_path / f"losses-{rank}.json").read_text())
