@@ -207,7 +207,7 @@ def test_schedules_are_drawn_against_their_cost():
     table = load_table("samplers")
     lines = [
         line(row, 0, {"passes": {"value": passes}, "fvd": {"value": fvd}})
-        for row, passes, fvd in (("recipe", 2400, 1.0), ("half", 1200, 3.0), ("euler", 1200, 2.0))
+        for row, passes, fvd in (("recipe", 2400, 1.0), ("half", 1200, 3.0), ("quarter", 1200, 2.0))
     ]
     keys = {entry["key"] for entry in lines}
     results = collect(table, lines, name="samplers", scale="tiny", keys=keys)
