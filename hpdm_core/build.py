@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.fractional import FractionalBatchMaker
 from hpdm_core.data.loader import PatchLoader
-from hpdm_core.device import emulates_bf16
+from hpdm_core.device import uses_bf16
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.diffusion.distillation import Distillation
 from hpdm_core.diffusion.guidance import Guidance
@@ -114,7 +114,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     optim = recipe.optim
     if optim.name == "muon":
         groups = muon_groups(network, weight_decay=optim.weight_decay)
-        half = recipe.train.precision == "bf16" and not emulates_bf16(torch.device("cpu"))
+        half = uses_bf16(recipe.train.precision, torch.device("cpu"))
         cpu_dtype = torch.bfloat16 if half else torch.float32
         return Muon(groups, optim.lr, betas=optim.betas, cpu_dtype=cpu_dtype)
     groups = parameter_groups(network, weight_decay=optim.weight_decay)

@@ -66,8 +66,12 @@ def autocast(precision: Precision, *, device: torch.device) -> AbstractContextMa
 
     A CPU without bfloat16 arithmetic, which would convert, many times slower, stays in float32.
     """
-    enabled = precision == "bf16" and not emulates_bf16(device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
+def uses_bf16(precision: Precision, device: torch.device) -> bool:
+    """Return whether matrix products are in bfloat16: it is requested, and the device has it."""
+    return precision == "bf16" and not emulates_bf16(device)
 
 
 def emulates_bf16(device: torch.device) -> bool:

@@ -116,16 +116,16 @@ class SamplerMeter:
                     got=len(steps),
                     expected=f"{len(settings.solvers)} of them, one per level of the model",
                 )
-            exact = replace(settings.solvers[0], name="dpmpp_3m", churn=0.0, sigma_min=0.002)
+            solver = replace(settings.solvers[0], name="dpmpp_3m", churn=0.0, sigma_min=0.002)
             widest = self.scale.sigma_max
             if len(widest) == 1:
                 widest *= len(steps)
             solvers = tuple(
-                replace(exact, steps=number, sigma_max=sigma)
+                replace(solver, steps=number, sigma_max=sigma)
                 for number, sigma in zip(steps, widest, strict=True)
             )
-            exactly = replace(settings, solvers=solvers, clip_denoised=False)
-            self._converged[key] = self._draw(pipeline, exactly, count, seed)
+            exact = replace(settings, solvers=solvers, clip_denoised=False)
+            self._converged[key] = self._draw(pipeline, exact, count, seed)
         return self._converged[key]
 
     def _draw(
