@@ -179,6 +179,9 @@ def sampling_plan(result: dict, *, command: str) -> Shown:
                     f"{paper / fast:.1f} times fewer"),
         ("memory", memory),
     ]  # fmt: skip
+    guided = sum(level["block_passes_guided"] for level in result["levels"])
+    if guided:
+        lines.insert(2, ("guided", f"{count(guided)} of them, as known pixels guide level 0"))
     if result.get("windows", 1) > 1:
         lines.append(("windows", f"{result['windows']} in time, each at this cost"))
     if "memory_verdict" in result:

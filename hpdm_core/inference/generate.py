@@ -19,7 +19,7 @@ from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.geometry.pyramid import Pyramid, Size3
 from hpdm_core.inference.activation_cache import ActivationCache
-from hpdm_core.inference.given import Given
+from hpdm_core.inference.given import GUIDED_ABOVE, GUIDED_PASSES, Given
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.inference.tiled_inference import TiledLevel
 from hpdm_core.records import Condition
@@ -137,6 +137,12 @@ def evaluations(settings: SamplingSettings, level: int) -> int:
     """Return the NFE of a level: two per solver call where guidance is active."""
     sigmas = settings.solvers[level].evaluated_sigmas()
     return len(sigmas) + sum(settings.guidance.active(sigma) for sigma in sigmas)
+
+
+def further_passes(settings: SamplingSettings) -> int:
+    """Return what guidance by known pixels costs on level 0, in passes beside the NFE."""
+    sigmas = settings.solvers[0].evaluated_sigmas()
+    return GUIDED_PASSES * sum(sigma >= GUIDED_ABOVE for sigma in sigmas)
 
 
 def _sample_level(

@@ -28,6 +28,8 @@ from hpdm_core.seeds import derive_seed
 
 # Noise level down to which an estimate is guided; below, known pixels take their places.
 GUIDED_ABOVE = 0.05
+# Further passes that a guided evaluation costs: one with a graph, and back through it (measured).
+GUIDED_PASSES = 3
 # Length of the change by guidance over that of the difference from the known pixels, at most.
 MOST_CHANGE = 10.0
 TINY = 1e-12

@@ -16,6 +16,7 @@ from hpdm_core.inference.generate import (
     TOKENS_PER_CALL,
     SamplingSettings,
     evaluations,
+    further_passes,
     solver_calls,
 )
 from hpdm_core.recipe.bounds import MOST_GUIDANCE, MOST_STEPS
@@ -104,12 +105,20 @@ def with_options(
     )
 
 
-def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
+def describe_sampling(
+    recipe: Recipe, settings: SamplingSettings, *, guided: bool = False
+) -> list[dict]:
     """Count the cost of one video, level by level.
 
     A block pass is one block on one tile. `block_passes_uncached` includes every tile's
     ancestors in each evaluation; `block_passes_cached` is the tiles alone, and
-    `block_passes_context` the ancestors, once.
+    `block_passes_context` the ancestors, once. Both of the former include what guidance by known
+    pixels costs, `block_passes_guided`.
+
+    Args:
+        recipe: of the model.
+        settings: solver and tiles.
+        guided: whether known pixels of a given video guide level 0.
     """
     pyramid, blocks = on_canvas(recipe.pyramid.build(), settings.size), blocks_per_level(recipe)
     rows = []
@@ -117,7 +126,8 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
         ancestry = make_ancestry(pyramid, level, settings.overlap)
         tiles, calls = len(ancestry.offsets[level]), evaluations(settings, level)
         branches = 1 if calls == solver_calls(settings, level) else 2
-        own, below = calls * tiles * blocks[level], calls * tiles * sum(blocks[:level])
+        further = further_passes(settings) if guided and level == 0 else 0
+        own, below = (calls + further) * tiles * blocks[level], calls * tiles * sum(blocks[:level])
         once = sum(len(ancestry.offsets[k]) * blocks[k] for k in range(level))
         rows.append(
             {
@@ -128,6 +138,7 @@ def describe_sampling(recipe: Recipe, settings: SamplingSettings) -> list[dict]:
                 "evaluations": calls,
                 "block_passes_cached": own,
                 "block_passes_uncached": own + below,
+                "block_passes_guided": further * tiles * blocks[level],
                 # With latent self-conditioning an ancestor runs twice, as in training.
                 "block_passes_context": once * branches * (1 + settings.self_conditioning),
                 "cache_bytes": branches * tiles * _context_bytes(recipe, level),
@@ -188,6 +199,7 @@ def plan_sampling(
     cached: bool,
     videos: int | None,
     tiles: int | None,
+    guided: bool = False,
 ) -> dict:
     """Return the result of a dry run: the cost of one video on a GPU, and that of each preset.
 
@@ -198,8 +210,9 @@ def plan_sampling(
         cached: whether the activation cache is on.
         videos: videos at a time; None chooses.
         tiles: tiles in one pass; None chooses.
+        guided: whether known pixels of a given video guide level 0.
     """
-    rows = describe_sampling(recipe, settings)
+    rows = describe_sampling(recipe, settings, guided=guided)
     sizes = choose_batch_sizes(
         recipe,
         rows,
@@ -210,10 +223,12 @@ def plan_sampling(
         videos=videos,
         tiles=tiles,
     )
-    presets = {
-        preset: replace(settings, solvers=build_sampling(recipe, preset=preset).solvers)
-        for preset in PRESETS
-    }
+
+    def passes(preset: str) -> int:
+        chosen = replace(settings, solvers=build_sampling(recipe, preset=preset).solvers)
+        counted = describe_sampling(recipe, chosen, guided=guided)
+        return sum(row["block_passes_cached"] for row in counted)
+
     return {
         "model": where,
         "overlap": settings.overlap or "none",
@@ -221,10 +236,7 @@ def plan_sampling(
         "levels": rows,
         "block_passes_cached": sum(row["block_passes_cached"] for row in rows),
         "block_passes_uncached": sum(row["block_passes_uncached"] for row in rows),
-        "presets": {
-            preset: sum(row["block_passes_cached"] for row in describe_sampling(recipe, chosen))
-            for preset, chosen in presets.items()
-        },
+        "presets": {preset: passes(preset) for preset in PRESETS},
         "memory_bytes": memory_estimate(recipe, sizes),
         "videos_at_a_time": sizes.videos,
         "tiles_at_a_time": sizes.tiles,

@@ -56,6 +56,12 @@ def test_a_dry_run_tells_the_windows(hpdm, make_weights, clip):  # noqa: F811
     full = json.loads(hpdm(*command, "--strength", "1", "--json").stdout)
     half = json.loads(hpdm(*command, "--strength", "0.5", "--json").stdout)
     assert full["block_passes_cached"] > half["block_passes_cached"] > 0
+    # Known pixels guide level 0, whose passes cost more, and no other level.
+    guided = [level["block_passes_guided"] for level in plan["levels"]]
+    assert guided[0] > 0 == guided[1]
+    more = plan["block_passes_cached"] - full["block_passes_cached"]
+    assert more == guided[0] == plan["block_passes_uncached"] - full["block_passes_uncached"]
+    assert not any(level["block_passes_guided"] for level in full["levels"])
     upscaled = json.loads(hpdm(*command, "--upscale", "--json").stdout)
     assert [level["evaluations"] for level in upscaled["levels"]] == [0, 2]
 

@@ -84,6 +84,7 @@ class TakenVideo:
         facts: what the result depends on besides the settings.
         size: (t, h, w) of the result.
         windows: how many videos are sampled one after another.
+        guides: whether known pixels guide level 0.
     """
 
     given: Given | Continuation
@@ -91,6 +92,7 @@ class TakenVideo:
     facts: dict[str, object]
     size: Size3
     windows: int
+    guides: bool
 
 
 def take_given(
@@ -108,9 +110,15 @@ def take_given(
     settings = edit.settings(settings, pyramid)
     given = edit.given(pyramid, fps=recipe.sampling.fps)
     windows, size = 1, edit.result_size(pyramid, given)
+    guides = isinstance(given, Continuation) or given.guides(0)
     if isinstance(given, Continuation):
         have = given.known.shape[2]
         windows = num_windows(pyramid, have=have, frames=given.frames)
     return TakenVideo(
-        given=given, settings=settings, facts=edit.facts(), size=size, windows=windows
+        given=given,
+        settings=settings,
+        facts=edit.facts(),
+        size=size,
+        windows=windows,
+        guides=guides,
     )

@@ -84,6 +84,7 @@ def run_sample(options: SampleOptions, *, progress: Progress | None = None) -> d
             cached=options.cache != "off",
             videos=options.batch,
             tiles=options.tile_batch,
+            guided=taken is not None and taken.guides,
         )
         windows = {} if taken is None else {"windows": taken.windows}
         if pipeline is None:

@@ -7,7 +7,8 @@ import torch
 
 from hpdm_core.diffusion.denoiser import LevelDenoiser
 from hpdm_core.geometry.canvas import on_canvas
-from hpdm_core.inference.given import Given
+from hpdm_core.inference.generate import further_passes, solver_calls
+from hpdm_core.inference.given import GUIDED_PASSES, Given
 from hpdm_core.inference.tiled_inference import TiledLevel
 from tests.paper.tiny import (
     PATCH,
@@ -103,6 +104,24 @@ def test_one_step_ends_with_the_known_pixels():
     ):
         assert torch.allclose(made[~mask.expand_as(made)], video[~mask.expand_as(made)])
         assert not torch.allclose(made, video)
+
+
+def test_guidance_is_counted(monkeypatch):
+    """The plan's further passes are those of the pull-backs that sampling makes."""
+    pyramid, network = make_pyramid(1), make_network(1)
+    generated = torch.arange(PATCH[2]).expand(1, 1, *PATCH) > 0
+    given = Given(videos=(torch.zeros(1, 3, *PATCH),), generated=(generated,))
+    settings = make_settings((5,), overlap="", sigma_min=0.002, sigma_max=5.0, solver="heun")
+    pulled_back, sigmas = TiledLevel.pulled_back, []
+
+    def counted(self, x, sigma, weight):
+        sigmas.append(sigma)
+        return pulled_back(self, x, sigma, weight)
+
+    monkeypatch.setattr(TiledLevel, "pulled_back", counted)
+    draw(network, pyramid, settings, given=given)
+    assert 0 < len(sigmas) < solver_calls(settings, 0)
+    assert further_passes(settings) == GUIDED_PASSES * len(sigmas)
 
 
 def test_samples_are_guided_on_their_own():
