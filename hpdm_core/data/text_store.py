@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hpdm_core.data.metadata import parse_typed
 from hpdm_core.errors import DataError
-from hpdm_core.files import atomic_path, write_text
+from hpdm_core.files import atomic_path, irregular, write_text
 
 FOLDER, INDEX, KEYS = "text", "text.json", "keys.npy"
 _AGAIN = "run `hpdm prep captions` again with --text-encoder"
@@ -77,7 +77,7 @@ def write_text_index(folder: Path, index: TextIndex) -> None:
 def stored_keys(folder: Path, fingerprint: str) -> dict[str, Path]:
     """Return the shard of every stored caption; shards of other encoders are removed."""
     keys = {}
-    for shard in sorted((folder / FOLDER).glob("text-*.safetensors")):
+    for shard in _shards(folder):
         try:
             with safe_open(shard, framework="pt") as opened:
                 if (opened.metadata() or {}).get("fingerprint") == fingerprint:
@@ -111,7 +111,7 @@ def write_keys(folder: Path) -> int:
 def _places(folder: Path) -> np.ndarray:
     """Return where each stored caption lies, from the headers of all shards."""
     rows = []
-    for path in sorted((folder / FOLDER).glob("text-*.safetensors")):
+    for path in _shards(folder):
         try:
             number = int(path.stem.removeprefix("text-"))
             with path.open("rb") as file:
@@ -128,6 +128,15 @@ def _places(folder: Path) -> np.ndarray:
     return places[np.unique(places["key"], return_index=True)[1]]
 
 
+def _shards(folder: Path) -> list[Path]:
+    """Return the shards there are; what is no file is refused unopened, as a pipe would block."""
+    shards = sorted((folder / FOLDER).glob("text-*.safetensors"))
+    for path in shards:
+        if fault := irregular(path):
+            raise DataError(f"cannot read {path}", got=fault, remedy=f"remove it; {_AGAIN}")
+    return shards
+
+
 def _shard(folder: Path, number: int) -> Path:
     return folder / FOLDER / f"text-{number:05d}.safetensors"
 
@@ -135,7 +144,7 @@ def _shard(folder: Path, number: int) -> Path:
 def longest_stored(folder: Path) -> int:
     """Return the most tokens of any stored caption."""
     longest = 0
-    for shard in (folder / FOLDER).glob("text-*.safetensors"):
+    for shard in _shards(folder):
         with safe_open(shard, framework="pt") as opened:
             shapes = (opened.get_slice(key).get_shape() for key in opened.keys())  # noqa: SIM118
             longest = max([longest, *(shape[0] for shape in shapes)])
@@ -185,6 +194,8 @@ class TextStore:
         kind, shape = _TYPES[self.index.dtype], (int(place["tokens"]), self.index.width)
         size = shape[0] * shape[1] * kind.itemsize
         path = _shard(self._folder, place["shard"])
+        if fault := irregular(path):  # a pipe would block
+            raise DataError(f"cannot read {path}", got=fault, remedy=_AGAIN)
         try:
             with path.open("rb") as file:
                 file.seek(int(place["offset"]))

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hpdm_core.files import irregular
+
 CHUNK = 16
 
 
@@ -89,6 +91,8 @@ class FeatureStore:
         return self.folder / f"{start:08d}.safetensors"
 
     def _done_until(self, start: int) -> int:
+        if irregular(self._path(start)):  # a pipe would block
+            return start
         try:
             with safe_open(self._path(start), framework="pt") as file:
                 return int(file.metadata()["stop"])

@@ -1,5 +1,6 @@
 """Where captions' embeddings lie: found on disk, equal to what safetensors reads."""
 
+import os
 import pickle
 
 import pytest
@@ -12,6 +13,8 @@ from hpdm_core.data.text_store import (
     TextIndex,
     TextStore,
     caption_key,
+    longest_stored,
+    stored_keys,
     write_keys,
     write_shard,
     write_text_index,
@@ -80,3 +83,19 @@ def test_a_shard_that_is_cut_short_is_named(folder):
         shard.write_bytes(b"")
     with pytest.raises(DataError, match="cut short"):
         TextStore(folder).get(CAPTIONS[0])
+
+
+def test_a_pipe_in_place_of_a_shard_is_named_and_not_waited_for(folder):
+    store = TextStore(folder)
+    store.get(CAPTIONS[0])
+    for shard in (folder / FOLDER).glob("text-*.safetensors"):
+        shard.unlink()
+        os.mkfifo(shard)
+    for read in (
+        lambda: store.get(CAPTIONS[0]),
+        lambda: stored_keys(folder, "f"),
+        lambda: longest_stored(folder),
+        lambda: write_keys(folder),
+    ):
+        with pytest.raises(DataError, match=r"text-00000\.safetensors; got it is a pipe"):
+            read()

@@ -1,5 +1,7 @@
 """Detector outputs on disk: chunks, resuming, skipped clips, sharing among processes."""
 
+import os
+
 import pytest
 import torch
 
@@ -81,6 +83,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store):
     # A file cut off by a full disk counts as missing.
     path = store.folder / "00000016.safetensors"
     path.write_bytes(path.read_bytes()[:50])
+    assert store.missing(64) == [(16, 32)]
+    path.unlink()
+    os.mkfifo(path)  # not waited for
     assert store.missing(64) == [(16, 32)]
 
 
