@@ -2,7 +2,7 @@
 
 The paper trains its text-to-video models at low resolution first and gives the high-resolution
 pyramid only 15k steps, 3% of the base's (Sec. 5, Table 8). Here the same is measured on the
-built-in shapes, with `recipes/ablation_tiny.yaml` and its level 0 alone, for each of several
+built-in shapes, with `recipes/learning_tiny.yaml` and its level 0 alone, for each of several
 seeds:
 
     finetune       N steps of all levels, started from a base model
@@ -130,10 +130,10 @@ def _recipes(setting: Setting, seed: int, *, longer: bool) -> tuple[Recipe, Reci
     """Return the recipes of the base and of all levels."""
     common = ["data.name=shapes", f"data.root={setting.out / 'data'}", f"train.seed={seed}",
               "train.keep_checkpoints=1", *setting.overrides]  # fmt: skip
-    recipe = load_recipe("ablation_tiny", [f"train.steps={setting.steps}", *common])
+    recipe = load_recipe("learning_tiny", [f"train.steps={setting.steps}", *common])
     coarsest = recipe.pyramid.levels[0]
     base = load_recipe(
-        "ablation_tiny",
+        "learning_tiny",
         [
             *common,
             f"pyramid.levels=[{list(coarsest)}]",

@@ -4,7 +4,7 @@
     python benchmarks/parametrisation.py --compare optimiser --minutes 10
     python benchmarks/parametrisation.py --compare token
 
-Trains `recipes/ablation_tiny.yaml` on moving shapes for each variant and seed, then measures the
+Trains `recipes/learning_tiny.yaml` on moving shapes for each variant and seed, then measures the
 error by level and noise (lower levels finished), and of generated videos their flicker, pixel noise
 (HH) and seams at tile borders (`hpdm_core/metrics/quality.py`), and those of real videos.
 Finished trainings in the same --out are reused.
@@ -198,7 +198,7 @@ def measure(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compare", choices=list(COMPARISONS), default="parametrisation")
-    parser.add_argument("--recipe", default="ablation_tiny")
+    parser.add_argument("--recipe", default="learning_tiny")
     parser.add_argument("--set", nargs="*", default=[], help="overrides for every training")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="equal minutes in place of equal steps")
