@@ -74,7 +74,10 @@ def tile_borders(
 def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
     """Return for each patch the tile one level down that contains it and has the nearest centre.
 
-    The candidates are the tiles of the fully overlapping grid; ties go to the lower one.
+    The candidates are the tiles of the fully overlapping grid; ties go to the lower one. Along
+    time the centre is that of the frames' true times: frames that were subsampled stand at the
+    start of their spans, so that of two parents the later one has frames on both sides of more of
+    the patch's. With the earlier one, last frames of tiles stayed behind.
 
     Args:
         level: the patches' level, at least 1.
@@ -92,7 +95,8 @@ def parent_offsets(pyramid: Pyramid, level: int, offsets: Tensor) -> Tensor:
         start = offsets[:, axis, None]
         # In units of the finer level's pixels, where everything is an integer.
         inside = (growth * grid <= start) & (start + patch <= growth * (grid + patch))
-        distance = (2 * start + patch - growth * (2 * grid + patch)).abs()
+        early = growth - 1 if axis == 0 and pyramid.temporal_downsampling == "stride" else 0
+        distance = (2 * start + patch - growth * (2 * grid + patch) + early).abs()
         distance = distance.masked_fill(~inside, torch.iinfo(torch.int64).max)
         parents[:, axis] = grid[distance.argmin(dim=1)]
     return parents
