@@ -17,7 +17,12 @@ from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.device import resolve_device, set_precision
 from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
+from hpdm_core.inference.generate import (
+    SAMPLING_VERSION,
+    ExecutionOptions,
+    SamplingSettings,
+    generate,
+)
 from hpdm_core.inference.given import Continuation, Given, continue_video
 from hpdm_core.pipeline import edit_calls
 from hpdm_core.pipeline.batches import sample_batches, sizes_for
@@ -120,7 +125,7 @@ class Pipeline:
     def facts(self) -> dict[str, object]:
         """Everything that a video depends on besides weights, seed and class, for records."""
         prompts = {"prompts": list(self.class_prompts)} if self.class_prompts else {}
-        return asdict(self.settings) | prompts
+        return asdict(self.settings) | prompts | {"sampling_version": SAMPLING_VERSION}
 
     @property
     def data_folder(self) -> str:

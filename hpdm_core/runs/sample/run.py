@@ -19,7 +19,7 @@ from torch import Tensor
 from hpdm_core.build import build_sampling
 from hpdm_core.data.pictures import labelled_row
 from hpdm_core.device import available_memory
-from hpdm_core.inference.generate import SamplingSettings
+from hpdm_core.inference.generate import SAMPLING_VERSION, SamplingSettings
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.pipeline.conditions import Request
 from hpdm_core.pipeline.pipeline import Pipeline
@@ -186,6 +186,7 @@ class SampleJob:
             "sha256": self.pipeline.sha256,
             "step": self.pipeline.step,
             "recipe": self.pipeline.recipe.name,
+            "sampling_version": SAMPLING_VERSION,
             "resolution": list(self.settings.size or self.pipeline.pyramid.resolution),
             "compare_overlaps": [overlap or "none" for overlap in self.compare],
             "save_levels": self.options.save_levels,
