@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from hpdm_core import Pipeline
 from hpdm_core.data.shapes import SHAPE_CLASSES
 from hpdm_core.errors import HpdmError
-from hpdm_core.inference.given import lower_levels, num_held
+from hpdm_core.inference.given import lower_levels, next_window
 from hpdm_core.pipeline.inputs import as_source
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress
@@ -159,7 +159,7 @@ def _border_copied(real: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
 
 def extend(held: Held, windows: int) -> np.ndarray:
     """Continue each video by windows of the model's length: (b, t, h, w, 3) uint8."""
-    frames = windows * window_step(held)
+    frames = windows * window_plan(held)[1]
     made = [
         held.pipe.extend(video, frames=frames, **held.asked(k)).frames
         for k, video in enumerate(held.videos)
@@ -167,10 +167,10 @@ def extend(held: Held, windows: int) -> np.ndarray:
     return np.concatenate(made)
 
 
-def window_step(held: Held) -> int:
-    """Return how many frames a window adds, the last one too if all windows add as many."""
+def window_plan(held: Held) -> tuple[int, int]:
+    """Return how many frames a window holds and adds, one with others before and after it."""
     length = held.videos.shape[1]
-    return length - num_held(held.pipe.pyramid, have=length, frames=2 * length)
+    return next_window(held.pipe.pyramid, have=length, frames=4 * length)
 
 
 def level_0(pipe: Pipeline, videos: np.ndarray) -> torch.Tensor:

@@ -96,11 +96,11 @@ def extending(held: uses.Held) -> Figures:
     stand those of tiles within the windows, and of the given videos.
     """
     videos, length = uses.extend(held, WINDOWS), held.videos.shape[1]
-    step, tile = uses.window_step(held), held.pipe.pyramid.patch[0]
+    (kept, step), tile = uses.window_plan(held), held.pipe.pyramid.patch[0]
     starts = [length + k * step for k in range(WINDOWS)]
     # In each window, the borders of tiles among the frames that it adds.
-    tiles = [p for p in range(length - step, length) if p % tile == 0 and p > length - step]
-    others = [start + p - (length - step) for start in starts for p in tiles]
+    tiles = [p for p in range(kept + 1, kept + step) if p % tile == 0]
+    others = [start + p - kept for start in starts for p in tiles]
     figures = {}
     for name, measure in (("contrast", _contrast), ("colour", _colour), ("detail", _detail)):
         given = measure(held.videos)

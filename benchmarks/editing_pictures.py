@@ -22,7 +22,7 @@ from hpdm_core.errors import HpdmError
 
 NUM = 3  # rows
 STRENGTHS = (0.4, 0.6, 0.8)
-WINDOWS = 4
+WINDOWS = 8
 CANVAS_WIDTHS = 4  # times the model's width
 
 

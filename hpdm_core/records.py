@@ -14,6 +14,9 @@ from torch import Tensor
 from hpdm_core.geometry.boxes import Box
 
 NO_CLASS = -1
+# Raised when the same weights, settings and seeds give other videos: kept features, rows of tables
+# and folders of videos say which they are of. 2: parents of tiles by the true times of frames.
+SAMPLING_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,6 @@ from hpdm_core.seeds import derive_seed
 CHANNELS = 3
 # Largest value of a finished video, whose pixels lie in about [-1, 1]: beyond, sampling diverged.
 LARGEST_PIXEL = 1000.0
-# Raised when the same weights, settings and seeds give other videos: kept features, rows of tables
-# and folders of videos say which they are of. 2: parents of tiles by the true times of frames.
-SAMPLING_VERSION = 2
 # Tokens of all tiles per call: enough to fill a device, few enough for its memory.
 TOKENS_PER_CALL = {"cpu": 16384, "cuda": 262144}
 

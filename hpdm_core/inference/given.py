@@ -163,7 +163,7 @@ def continue_video(
     video = known.expand(len(seeds), *known.shape[1:])
     window = 0
     while video.shape[2] < frames:
-        held = num_held(pyramid, have=video.shape[2], frames=frames)
+        held, added = next_window(pyramid, have=video.shape[2], frames=frames)
         start = video[:, :, -held:]
         # What follows is generated; the values there only fill the shape.
         rest = start[:, :, -1:].expand(-1, -1, length - held, -1, -1)
@@ -175,16 +175,19 @@ def continue_video(
         )
         drawn = tuple(derive_seed(seed, "window", window) for seed in seeds)
         made = draw(seeds=drawn, given=given)[-1]
-        video = torch.cat([video, made[:, :, held:]], dim=2)
+        video = torch.cat([video, made[:, :, held : held + added]], dim=2)
         window += 1
     return video
 
 
-def num_held(pyramid: Pyramid, *, have: int, frames: int) -> int:
-    """Return how many of the last frames a window holds: half of it, more if it is the last.
+def next_window(pyramid: Pyramid, *, have: int, frames: int) -> tuple[int, int]:
+    """Return how many of the last frames a window holds, and how many it adds.
 
-    Where the half would end with a tile, it is half a tile more: a tile that begins with what is
-    generated would see nothing of the frames before it but their coarser levels, and show a seam.
+    It holds half of its frames. Where the half would end with a tile, it is half a tile more: a
+    tile that begins with what is generated would see nothing of the frames before it but their
+    coarser levels, and show a seam. Frames after level 0's last one, which stands at the start of
+    its span, have none on their far side and hardly move: they are left to the next window, unless
+    one window makes the whole result.
 
     Args:
         pyramid: the levels; a window is as long as the finest.
@@ -192,16 +195,22 @@ def num_held(pyramid: Pyramid, *, have: int, frames: int) -> int:
         frames: frames of the result.
     """
     length, tile = pyramid.sizes[-1][0], pyramid.patch[0]
+    if frames <= length:
+        return have, frames - have
+    picked = pyramid.temporal_downsampling == "stride"
+    usable = length - (pyramid.stride(0)[0] - 1 if picked else 0)
     half = length // 2
-    half += tile // 2 if half % tile == 0 else 0
-    return min(have, max(half, length - (frames - have)))
+    if half % tile == 0:
+        half += tile // 2 if half + tile // 2 < usable else -(tile // 2)
+    held = min(have, max(half, usable - (frames - have)))
+    return held, min(usable - held, frames - have)
 
 
 def num_windows(pyramid: Pyramid, *, have: int, frames: int) -> int:
     """Return how many windows `continue_video` takes."""
-    windows, length = 0, pyramid.sizes[-1][0]
+    windows = 0
     while have < frames:
-        have += length - num_held(pyramid, have=have, frames=frames)
+        have += next_window(pyramid, have=have, frames=frames)[1]
         windows += 1
     return windows
 

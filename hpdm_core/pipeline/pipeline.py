@@ -17,12 +17,7 @@ from hpdm_core.build import build_denoiser, build_sampling
 from hpdm_core.device import resolve_device, set_precision
 from hpdm_core.geometry.canvas import on_canvas
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.inference.generate import (
-    SAMPLING_VERSION,
-    ExecutionOptions,
-    SamplingSettings,
-    generate,
-)
+from hpdm_core.inference.generate import ExecutionOptions, SamplingSettings, generate
 from hpdm_core.inference.given import Continuation, Given, continue_video
 from hpdm_core.pipeline import edit_calls
 from hpdm_core.pipeline.batches import sample_batches, sizes_for
@@ -38,7 +33,7 @@ from hpdm_core.pipeline.videos import Videos, to_uint8
 from hpdm_core.progress import NoProgress, Progress, TqdmProgress
 from hpdm_core.recipe.sampling import Preset
 from hpdm_core.recipe.schema import Recipe
-from hpdm_core.records import Condition
+from hpdm_core.records import SAMPLING_VERSION, Condition
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

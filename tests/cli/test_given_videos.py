@@ -52,7 +52,7 @@ def test_given_videos(hpdm, make_weights, clip, args, frames):  # noqa: F811
 def test_a_dry_run_tells_the_windows(hpdm, make_weights, clip):  # noqa: F811
     command = ["sample", "--checkpoint", str(make_weights()), "--input", clip, "--dry-run"]
     plan = json.loads(hpdm(*command, "--extend", "5", "--json").stdout)
-    assert plan["windows"] == 5  # three of four frames are held
+    assert plan["windows"] == 3  # one or two of four frames are held
     full = json.loads(hpdm(*command, "--strength", "1", "--json").stdout)
     half = json.loads(hpdm(*command, "--strength", "0.5", "--json").stdout)
     assert full["block_passes_cached"] > half["block_passes_cached"] > 0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hpdm_core.errors import RecipeError
 from hpdm_core.files import json_sha256
-from hpdm_core.inference.generate import SAMPLING_VERSION
 from hpdm_core.recipe.load import load_recipe, recipe_to_yaml
 from hpdm_core.recipe.schema import Recipe
+from hpdm_core.records import SAMPLING_VERSION
 from hpdm_core.reports.ablations import Row, Scale, Table, protocol_of, recipe_of
 
 RUNS = Path("runs") / "ablate"

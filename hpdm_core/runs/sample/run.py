@@ -19,7 +19,7 @@ from torch import Tensor
 from hpdm_core.build import build_sampling
 from hpdm_core.data.pictures import labelled_row
 from hpdm_core.device import available_memory
-from hpdm_core.inference.generate import SAMPLING_VERSION, SamplingSettings
+from hpdm_core.inference.generate import SamplingSettings
 from hpdm_core.inference.shard import TileShard
 from hpdm_core.pipeline.conditions import Request
 from hpdm_core.pipeline.pipeline import Pipeline
@@ -34,6 +34,7 @@ from hpdm_core.pipeline.pretrained import describe_model, model_name
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
 from hpdm_core.progress import NoProgress, Progress
+from hpdm_core.records import SAMPLING_VERSION
 from hpdm_core.runs.sample.folder import COMPARISON, LINES, PREVIEW, SHEET, SampleStore, free_folder
 from hpdm_core.runs.sample.given import TakenVideo, take_given
 from hpdm_core.runs.sample.options import SampleOptions, requests_of

@@ -12,7 +12,7 @@ from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import HpdmError
 from hpdm_core.geometry.patches import extract_patches
 from hpdm_core.geometry.pyramid import Pyramid
-from hpdm_core.inference.given import lower_levels, num_held, num_windows
+from hpdm_core.inference.given import lower_levels, next_window, num_windows
 from hpdm_core.pipeline.editing import Edit
 from hpdm_core.pipeline.inputs import Source, as_source, read_mask
 from hpdm_core.pipeline.plan import memory_estimate
@@ -145,17 +145,24 @@ def test_first_frames_are_held_and_windows_follow(pipe, video):
     assert np.array_equal(first[0], video[0])
 
 
-def test_windows_begin_within_a_tile_on_every_level():
-    """So that the tile sees frames on both sides of the border."""
+def test_windows_begin_within_a_tile_and_end_with_level_0s_last_frame():
+    """So that tiles and frames see others on both sides of what is generated."""
     sizes = ((4, 8, 8), (8, 16, 16), (16, 32, 32))
     pyramid = Pyramid(patch=(4, 8, 8), levels=sizes)
-    assert num_held(pyramid, have=16, frames=64) == 10
+    assert next_window(pyramid, have=16, frames=64) == (10, 3)
     assert [-(-10 // pyramid.stride(level)[0]) % 4 for level in range(3)] == [3, 1, 2]
-    assert num_held(pyramid, have=3, frames=64) == 3  # no more than there are
-    assert num_held(pyramid, have=16, frames=18) == 14  # the last window fills itself
-    assert num_windows(pyramid, have=16, frames=64) == 8
+    last = (pyramid.patch[0] - 1) * pyramid.stride(0)[0]
+    assert last + 1 == 10 + 3
+    assert next_window(pyramid, have=3, frames=64) == (3, 10)  # no more than there are
+    assert next_window(pyramid, have=16, frames=18) == (11, 2)  # the last window fills itself
+    assert next_window(pyramid, have=5, frames=16) == (5, 11)  # one window makes the whole
+    assert num_windows(pyramid, have=16, frames=64) == 16
+    average = replace(pyramid, temporal_downsampling="average")
+    assert next_window(average, have=16, frames=64) == (10, 6)
     one_tile = Pyramid(patch=(4, 8, 8), levels=sizes[:1])
-    assert num_held(one_tile, have=16, frames=64) == 2
+    assert next_window(one_tile, have=16, frames=64) == (2, 2)
+    shortest = Pyramid(patch=(2, 8, 8), levels=((2, 8, 8), (16, 16, 16)))
+    assert next_window(shortest, have=16, frames=64) == (7, 2)
 
 
 def test_a_window_is_an_inpainted_video(pipe, video):

@@ -11,6 +11,7 @@ from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.reports.ablations import SCALES, choose_rows, load_table
 from hpdm_core.runs.ablate import profiling, run, trial
+from hpdm_core.runs.ablate import trials as trial_keys
 from hpdm_core.runs.ablate.profiling import measure_relative_speed
 from hpdm_core.runs.ablate.run import run_ablate
 from hpdm_core.runs.ablate.trials import make_trials
@@ -68,6 +69,13 @@ def test_input_scaling_doubles_in_one_row_and_is_level_0s_in_the_other(scale):
     doubled = trials["doubled"].recipe.diffusion.sigma_in
     assert doubled == tuple(doubled[0] * 2**level for level in range(3))
     assert trials["equal"].recipe.diffusion.sigma_in == (doubled[0],) * 3
+
+
+def test_rows_of_another_version_of_sampling_are_made_again(monkeypatch):
+    before = trials_of("tiny")
+    monkeypatch.setattr(trial_keys, "SAMPLING_VERSION", trial_keys.SAMPLING_VERSION + 1)
+    after = trials_of("tiny")
+    assert not {each.key for each in before.values()} & {each.key for each in after.values()}
 
 
 @pytest.mark.parametrize("scale", SCALES)

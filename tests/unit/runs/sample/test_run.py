@@ -19,6 +19,7 @@ from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.pretrained import newest_run
 from hpdm_core.recipe.load import load_recipe
 from hpdm_core.runs.sample import folder
+from hpdm_core.runs.sample import run as sample_run
 from hpdm_core.runs.sample.options import SampleOptions
 from hpdm_core.runs.sample.run import run_sample
 
@@ -140,6 +141,13 @@ def test_videos_of_other_settings_are_not_mixed(sample):
     sample(num=1)
     with pytest.raises(HpdmError, match=r"holds videos of other settings.*--out"):
         sample(num=1, overlap="none")
+
+
+def test_videos_of_another_version_of_sampling_are_not_mixed(sample, monkeypatch):
+    sample(num=1)
+    monkeypatch.setattr(sample_run, "SAMPLING_VERSION", sample_run.SAMPLING_VERSION + 1)
+    with pytest.raises(HpdmError, match="videos of other settings"):
+        sample(num=1)
 
 
 def test_two_commands_do_not_sample_into_one_folder(sample, tmp_path):
