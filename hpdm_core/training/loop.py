@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -107,16 +108,17 @@ def train(
     start, before = state.step, state.seconds
     budget = PreviewBudget(parallel=parallel)
     saved = store.folder / checkpoint_name(start)
+    alone, pictured = parallel.world_size == 1, start
     with StopRequest() as stop:
         while state.step < plan.steps:
             begun = time.perf_counter()
             try:
-                with stop.at_once(alone=parallel.world_size == 1):
+                with stop.at_once(alone=alone):
                     batch = batches.next()
             except KeyboardInterrupt:
                 saved = _saved_now(state, store, saved)
-                if state.step > start:
-                    _last_preview(state, preview)
+                if state.step > pictured:
+                    _preview(state, preview, stop=stop, alone=alone)
                 raise Interrupted(_stopped(state, saved)) from None
             report = train_step(state, batch, loss=loss, plan=plan, parallel=parallel, stop=stop)
             state.seconds += time.perf_counter() - begun
@@ -127,10 +129,13 @@ def train(
             must = report.stop or state.step == plan.steps
             if must or state.step % plan.checkpoint_every == 0:
                 saved = _save(state, store, must=must) or saved
+            planned = plan.preview_every and state.step % plan.preview_every == 0
             if must:
-                _last_preview(state, preview)
-            elif plan.preview_every and state.step % plan.preview_every == 0:
-                _preview_within(budget, state, preview, trained=state.seconds - before)
+                _preview(state, preview, stop=stop, alone=alone)
+            elif planned and budget.allows(state.step, trained=state.seconds - before):
+                pictured = state.step
+                with budget.spending():
+                    _preview(state, preview, stop=stop, alone=alone)
             if report.stop and state.step < plan.steps:
                 raise Interrupted(_stopped(state, saved))
     return saved
@@ -212,14 +217,6 @@ def _saved_now(state: TrainState, store: CheckpointStore, saved: Path) -> Path:
     return _save(state, store, must=True)
 
 
-def _last_preview(state: TrainState, preview: Callable[[int], None]) -> None:
-    """Draw the last preview; a signal skips it, as everything is saved."""
-    try:
-        _preview(state, preview)
-    except KeyboardInterrupt:
-        logger.info("step %d: no previews, interrupted", state.step)
-
-
 def _stopped(state: TrainState, saved: Path) -> str:
     if state.step == 0:
         return "stopped before the first step; run the same command again"
@@ -236,19 +233,24 @@ def _save(state: TrainState, store: CheckpointStore, *, must: bool) -> Path | No
     return saved
 
 
-def _preview_within(
-    budget: PreviewBudget, state: TrainState, preview: Callable[[int], None], *, trained: float
+def _preview(
+    state: TrainState, preview: Callable[[int], None], *, stop: StopRequest, alone: bool
 ) -> None:
-    """Draw a preview where the budget of time allows it."""
-    if budget.allows(state.step, trained=trained):
-        with budget.spending():
-            _preview(state, preview)
+    """Draw previews; a signal that comes meanwhile skips them, as nothing is lost.
 
-
-def _preview(state: TrainState, preview: Callable[[int], None]) -> None:
+    Args:
+        state: its network holds EMA weights meanwhile.
+        preview: called with the step.
+        stop: a signal before asked for the stop, and does not skip them.
+        alone: whether this is the only process; several draw to the end, unless asked twice.
+    """
     state.network.eval()
-    with state.ema.swapped_in(), torch.no_grad():
-        preview(state.step)
+    try:
+        heard = nullcontext() if stop.requested else stop.at_once(alone=alone)
+        with state.ema.swapped_in(), torch.no_grad(), heard:
+            preview(state.step)
+    except KeyboardInterrupt:
+        logger.info("step %d: no previews, interrupted", state.step)
     state.network.train()
 
 

@@ -19,6 +19,7 @@ from hpdm_core.errors import HpdmError
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.resources import Resources
 from hpdm_core.pipeline.videos import to_uint8
+from hpdm_core.progress import Progress
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.records import Condition
 from hpdm_core.training.parallel import Parallel
@@ -37,6 +38,7 @@ def make_preview(
     dataset: VideoDataset,
     folder: Path,
     parallel: Parallel,
+    progress: Progress,
     show: Callable[[int, np.ndarray], None],
 ) -> Callable[[int], None]:
     """Return the function that generates the previews of a step.
@@ -51,6 +53,7 @@ def make_preview(
         dataset: source of classes and captions.
         folder: output folder.
         parallel: this process's rank and device.
+        progress: bar of the generated videos.
         show: called with the step and the contact sheet, (h, w, 3) uint8.
     """
 
@@ -63,7 +66,9 @@ def make_preview(
         limit = None if free is None else free / 2e9
         resources = Resources(free=free, cache="gpu", cache_gb=limit)
         try:
-            drawn = pipeline.sample(range(len(captions)), condition, resources=resources)
+            drawn = pipeline.sample(
+                range(len(captions)), condition, resources=resources, progress=progress
+            )
         except HpdmError as error:
             logger.warning("step %d: no previews: %s", step, error)
             return

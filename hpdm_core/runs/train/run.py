@@ -209,8 +209,7 @@ class Run:
         micro_batch: int,
     ) -> Path:
         recipe = self.recipe.with_fields("train", {"micro_batch": micro_batch})
-        title, steps = f"training {self.recipe.name}", self.recipe.train.steps
-        self.progress.start(title, steps, done=state.step)
+        self._start_bar(state.step)
         return train(
             state,
             BatchStream(loader.batches, state.step),
@@ -230,6 +229,7 @@ class Run:
             dataset=self.dataset,
             folder=self.out / SAMPLES,
             parallel=self.parallel,
+            progress=self.progress,
             show=telemetry.show,
         )
 
@@ -238,8 +238,14 @@ class Run:
                 plot_losses(self.out)
             if self.recipe.train.preview_every != 0:
                 preview(step)
+                if step < self.recipe.train.steps:  # previews had a bar of their own
+                    self._start_bar(step)
 
         return draw
+
+    def _start_bar(self, done: int) -> None:
+        title = f"training {self.recipe.name}"
+        self.progress.start(title, self.recipe.train.steps, done=done)
 
     def _state(self) -> TrainState:
         settings = self.recipe.train

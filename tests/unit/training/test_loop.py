@@ -1,9 +1,11 @@
 """The loop: micro-batches, cuts, skipped steps, stopping, full disks, broken loaders."""
 
+import logging
 import os
 import signal
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -151,9 +153,10 @@ class Recorded:
     """A progress bar that keeps what it is told."""
 
     def __init__(self):
-        self.fields, self.done = [], 0
+        self.fields, self.done, self.bars = [], 0, []
 
-    def start(self, description, total, done=0): ...
+    def start(self, description, total, done=0):
+        self.bars.append(f"{description} {done}/{total}")
 
     def stop(self): ...
 
@@ -279,6 +282,25 @@ def test_previews_are_drawn_when_planned_and_change_nothing(tmp_path):
     state = run(tmp_path / "a", plan=make_plan(preview_every=5), preview=drawn.append)
     assert drawn == [5, 10, 12]  # and at the end
     assert_equal(state, run(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("at", "stops"), [(12, False), (5, True)])
+def test_a_signal_while_previews_are_drawn_skips_them(tmp_path, caplog, at, stops):
+    caplog.set_level(logging.INFO, logger="hpdm")
+    begun = []
+
+    def drawing(step):
+        begun.append(step)
+        if step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    said = "stopped at step 5, saved in"
+    with pytest.raises(Interrupted, match=said) if stops else nullcontext():
+        run(tmp_path / "a", plan=make_plan(preview_every=5), preview=drawing)
+    assert begun == [step for step in (5, 10, 12) if step <= at]  # and not begun once more
+    assert f"step {at}: no previews, interrupted" in caplog.messages
+    assert_equal(run(tmp_path / "a"), run(tmp_path / "b"))
 
 
 def test_the_stop_flag_is_reported():

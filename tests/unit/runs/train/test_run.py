@@ -104,7 +104,10 @@ def test_a_run_leaves_everything_that_is_promised(recipe, tmp_path):
     header = read_header(find_weights(tmp_path))
     assert recipe_from_yaml(header["recipe"], "weights") == kept
     assert len(json.loads(header["classes"])) == 18
-    assert bar.done == 6
+    drawing = "generating videos 0/3"  # one batch; a solver call of each level
+    training = [f"training {recipe.name} {done}/6" for done in (0, 3)]
+    assert bar.bars == [training[0], drawing, training[1], drawing]
+    assert bar.done == 6 + 2 * 3
 
 
 @pytest.mark.parametrize("conditioning", ["none", "class"])
