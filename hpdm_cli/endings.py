@@ -131,7 +131,7 @@ def sampled(result: dict) -> Shown:
     if result["made"]:
         took += f", {duration(result['seconds'] / result['made'])} a video"
     lines = [
-        ("made", f"{made}; {there} were there" if there else made),
+        ("made", f"{made}; {there:,} already there" if there else made),
         ("in", result["out"]),
         ("see", ", ".join(pictures)),
         ("figures", took),
@@ -168,6 +168,7 @@ def sampling_plan(result: dict, *, command: str) -> Shown:
     ]
     cached, uncached = result["block_passes_cached"], result["block_passes_uncached"]
     paper, fast = (result["presets"][name] for name in ("paper", "fast"))
+    fewer = f": {paper / fast:.1f} times fewer" if fast < paper else ""
     memory = f"{size(result['memory_bytes']['total'])} on a GPU with "
     memory += f"{number_of(result['videos_at_a_time'], 'video')} and "
     memory += f"{number_of(result['tiles_at_a_time'], 'tile')} at a time"
@@ -175,8 +176,7 @@ def sampling_plan(result: dict, *, command: str) -> Shown:
         ("plan", f"{number_of(result.get('videos', 1), 'video')} with {result['model']}"),
         ("cost", f"{count(cached)} block passes a video; {uncached / cached:.1f} times as many "
                  f"without the cache; overlap {result['overlap']}"),
-        ("presets", f"paper {count(paper)} block passes a video, fast {count(fast)}: "
-                    f"{paper / fast:.1f} times fewer"),
+        ("presets", f"paper {count(paper)} block passes a video, fast {count(fast)}{fewer}"),
         ("memory", memory),
     ]  # fmt: skip
     guided = sum(level["block_passes_guided"] for level in result["levels"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpdm_cli.endings import ablation_plan
+from hpdm_cli.endings import ablation_plan, sampling_plan
 from hpdm_cli.score_endings import scored
 from hpdm_cli.tables import Shown, print_shown, text_of
 from hpdm_cli.units import count, duration, flop, gpu_hours, size
@@ -79,6 +79,19 @@ def test_a_tables_cost_is_said_in_units_that_a_reader_can_wait_for(hours, too_lo
     lines = dict(ablation_plan(result, command="it").lines)
     assert lines["cost"] == f"{cost}, 226 GB of disk"
     assert lines["on GPUs"] == "about 21 k GPU-hours = 2.4 GPU-years (H100)"
+
+
+@pytest.mark.parametrize(
+    ("fast", "said"), [(100, "fast 100: 4.0 times fewer"), (400, "fast 400"), (500, "fast 500")]
+)
+def test_a_preset_that_costs_no_less_is_not_called_cheaper(fast, said):
+    result = {
+        "levels": [], "block_passes_cached": 400, "block_passes_uncached": 800, "model": "it",
+        "presets": {"paper": 400, "fast": fast}, "memory_bytes": {"total": 1}, "overlap": "hw",
+        "videos_at_a_time": 1, "tiles_at_a_time": 1,
+    }  # fmt: skip
+    lines = dict(sampling_plan(result, command="it").lines)
+    assert lines["presets"] == f"paper 400 block passes a video, {said}"
 
 
 def test_scores_end_with_what_a_reader_compares():

@@ -276,7 +276,7 @@ class SampleJob:
     ) -> None:
         if missing < videos:
             done = videos - missing
-            logger.info("%d of %d videos are already in %s", done, videos, store.folder)
+            logger.info("already in %s: %d of %d videos", store.folder, done, videos)
         if not missing:
             return
         cache = resources.cache_maker(self.parallel.device)()
