@@ -51,7 +51,7 @@ class _Program(TyperGroup):
 
 def _refuse(error: Exception, *, as_json: bool) -> int:
     """Print a usage error, with the nearest right word, and return its exit code."""
-    error.message += _hint(error)
+    error.message = error.message.replace("Value error, ", "") + _hint(error)  # pydantic's words
     with suppress(OSError):  # of a full stderr: the exit code has to do
         error.show()
     if as_json:

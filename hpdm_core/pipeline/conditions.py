@@ -79,11 +79,16 @@ def make_requests(
     """
     kind = recipe.model.conditioning
     if classes and prompts:
-        raise HpdmError("a model takes classes or prompts", got="both")
-    if classes and kind != "class":
-        raise HpdmError("a class is asked for", got=f"a model conditioned on {kind}")
-    if prompts and kind != "text":
-        raise HpdmError("a prompt is given", got=f"a model conditioned on {kind}")
+        raise HpdmError("a model takes classes or prompts", got="both", remedy="leave one out")
+    taken = {"class": "classes", "text": "prompts"}.get(kind, "neither classes nor prompts")
+    for given, needed in ((classes, "class"), (prompts, "text")):
+        if given and kind != needed:
+            raise HpdmError(
+                "a class is asked for" if given is classes else "a prompt is given",
+                got=f"a model conditioned on {kind}",
+                expected=f"one conditioned on {needed}",
+                remedy=f"this one takes {taken}; `hpdm sample --list` shows what others take",
+            )
     if kind == "text" and not prompts:
         raise HpdmError(
             "this model is conditioned on text", got="no prompt", expected="--prompt, or prompts="

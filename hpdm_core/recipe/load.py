@@ -146,7 +146,9 @@ def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[Marked, list[str]]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {path} is not text in UTF-8") from error
+        raise RecipeError(
+            f"recipe {path} is not text in UTF-8", remedy="save it as UTF-8"
+        ) from error
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from error
     tree, problems = parse(text, str(path))

@@ -197,6 +197,11 @@ def find_weights(ref: Path) -> Path:
         return ref
     if ref.exists() and not ref.is_dir():
         _check_regular(ref)
+        raise CheckpointError(
+            f"{ref} is no .safetensors file",
+            expected="a run folder, a checkpoint folder or a .safetensors file",
+            remedy="pickled weights (.pt, .ckpt) are never read, as they may run code",
+        )
     if (ref / EMA).is_file():
         return ref / EMA
     for folder in (ref / "checkpoints", ref):
@@ -220,7 +225,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}", got=error) from error
+        raise _unreadable(path, error) from error
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -234,7 +239,7 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}", got=error) from error
+        raise _unreadable(path, error) from error
     missing = {"recipe", "classes", "step", "kind"} - metadata.keys()
     if missing:
         raise CheckpointError(
@@ -270,6 +275,15 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a safetensors file, without reading it."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"cannot read weights {path}",
+        got=error,
+        expected="a whole .safetensors file",
+        remedy="copy or download it again, or use an earlier checkpoint",
+    )
 
 
 def _check_regular(path: Path) -> None:

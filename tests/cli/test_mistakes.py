@@ -20,7 +20,10 @@ def _refused(done, *parts: str) -> None:
         (["train"], ["Missing argument", "RECIPE"]),
         (["train", "hpdm_s", "--dry"], ["No such option", "--dry"]),
         (["fly"], ["No such command", "fly"]),
-        (["train", "hpdm_s", "--device", "tpu"], ["--device", "auto", "cpu", "cuda"]),
+        (
+            ["train", "hpdm_s", "--device", "cuba"],
+            ["'--device': 'cuba' is not one of 'auto', 'cpu', 'cuda'. Did you mean cuda?"],
+        ),
         (["train", "absent.yaml"], ["recipe absent.yaml does not exist"]),
         (["train", "hpdm-s"], ["did you mean the shipped recipe hpdm_s?"]),
         (

@@ -131,7 +131,10 @@ def test_a_video_depends_on_its_own_seed_alone(pipe):
         ({"classes": 3}, "does not know the class; got 3; expected an index below 3"),
         ({"classes": [-1]}, "does not know the class; got -1"),
         ({"classes": [0], "prompts": ["a fox"]}, "takes classes or prompts; got both"),
-        ({"prompts": "a fox"}, "a prompt is given; got a model conditioned on class"),
+        (
+            {"prompts": "a fox"},
+            "a prompt is given; got a model conditioned on class; .*takes classes; .*--list",
+        ),
         ({"classes": [0, 1], "seeds": [1, 2, 3]}, "got 3 seeds for 2 of them; expected one for"),
         ({"seeds": []}, "got 0 seeds"),
         ({"steps": (1,)}, "steps gives solver steps per level; got 1 of them; expected 2"),

@@ -163,6 +163,9 @@ def test_weights_are_found_by_run_checkpoint_or_file(trained, tmp_path):
     assert checkpoint.find_weights(raw) == raw
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*nothing"):
         checkpoint.find_weights(tmp_path / "nothing")
+    (tmp_path / "weights.pt").write_bytes(b"pickled")
+    with pytest.raises(CheckpointError, match=r"weights.pt is no .safetensors file; .*never read"):
+        checkpoint.find_weights(tmp_path / "weights.pt")
 
 
 def test_damaged_weights_are_passed_over_and_logged(trained, tmp_path, caplog):
@@ -192,7 +195,7 @@ def test_foreign_and_broken_weights_are_refused(tmp_path):
         checkpoint.read_header(path)
     path.write_bytes(b"not weights")
     for read in (checkpoint.read_header, checkpoint.read_tensors):
-        with pytest.raises(CheckpointError, match="cannot read weights"):
+        with pytest.raises(CheckpointError, match="cannot read weights .*download it again"):
             read(path)
 
 
