@@ -20,6 +20,21 @@ from hpdm_core.names import short_name
 
 VIDEOS, SHARDS = "videos", "shards"
 MIN_FRAMES = 16
+MOST_RENDERED = 1_000_000
+# Least and most of what options ask for.
+_WORKERS, _FRAMES, _SIDE = (1, 1024), (1, 1_000_000), (8, 8192)
+
+
+def check_range(option: str, value: int, low: int, high: int) -> None:
+    """Refuse a number that an option cannot take.
+
+    Raises:
+        DataError: it is below `low` or above `high`.
+    """
+    if not low <= value <= high:
+        raise DataError(
+            f"--{option} is out of range", got=str(value)[:40], expected=f"{low:,} to {high:,}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +138,10 @@ class Plan:
     shard: PrepShard | None = None
     store: RemoteFolder | None = None
 
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_range("workers", self.workers, *_WORKERS)
+
     @property
     def place(self) -> str:
         """Where the data set lies, for messages."""
@@ -158,6 +177,11 @@ class DecodingOptions:
 
     min_frames: int = MIN_FRAMES
     size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_range("min-frames", self.min_frames, *_FRAMES)
+        for side in self.size or ():
+            check_range("size", side, *_SIDE)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from hpdm_core.data.plan import Job, Plan, SourceVideo, write_rendered
+from hpdm_core.data.plan import (
+    MOST_RENDERED,
+    Job,
+    Plan,
+    SourceVideo,
+    check_range,
+    write_rendered,
+)
 from hpdm_core.data.shapes import SHAPE_CLASSES, ShapeVideo, render
 from hpdm_core.data.transcode import Transcoded
 from hpdm_core.seeds import derive_seed
@@ -13,6 +20,8 @@ from hpdm_core.seeds import derive_seed
 FPS = 12.5
 # The objects' texture of single pixels must survive the codec.
 SHAPES_CRF = 8
+# Least and most pixels along a side, and frames.
+SIDE, FRAMES = (8, 1024), (1, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,10 @@ class RenderOptions:
     frames: int
     size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        check_range("size", self.size, *SIDE)
+        check_range("frames", self.frames, *FRAMES)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -46,7 +59,12 @@ class RenderOptions:
 def plan_shapes(
     folder: Path, *, name: str, num: int, options: RenderOptions, workers: int | None
 ) -> Plan:
-    """Plan `num` videos of shapes."""
+    """Plan `num` videos of shapes.
+
+    Raises:
+        DataError: `num` is out of range.
+    """
+    check_range("num", num, 1, MOST_RENDERED)
     videos = [
         SourceVideo(file=None, name=f"shape-{index:06d}", class_name=name_of_class)
         for index, name_of_class in zip(range(num), cycle(SHAPE_CLASSES), strict=False)

@@ -168,21 +168,29 @@ def _sum_as(dtype: type, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarra
 
 @contextlib.contextmanager
 def _undisturbed(folder: Path) -> Iterator[None]:
-    """Start an engine here: its files go to `folder`, and signals stay ours.
+    """Start an engine here: its files and words go to `folder`, and signals stay ours.
 
-    The engine's library puts its own handlers in place of ours. The engine's process, which
-    inherits the mask, must not see Ctrl-C: it would end before finished work is saved.
+    The engine's process inherits the streams, and would write to them after we have ended. Its
+    library puts its own handlers in place of ours. Its process, which inherits the mask, must not
+    see Ctrl-C: it would end before finished work is saved.
     """
     here = os.getcwd()
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGABRT)
     in_main = threading.current_thread() is threading.main_thread()
     handlers = {name: signal.getsignal(name) for name in names}
     os.chdir(folder)
+    streams = {number: os.dup(number) for number in (1, 2)}
+    with open("engine.log", "wb") as log:
+        for number in streams:
+            os.dup2(log.fileno(), number)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, own in streams.items():
+            os.dup2(own, number)
+            os.close(own)
         os.chdir(here)
         if in_main:
             for name, handler in handlers.items():

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from hpdm_core.data.plan import Job, Plan, SourceVideo, write_rendered
+from hpdm_core.data.plan import (
+    MOST_RENDERED,
+    Job,
+    Plan,
+    SourceVideo,
+    check_range,
+    write_rendered,
+)
 from hpdm_core.data.transcode import Transcoded
 from hpdm_core.data.walk_path import draw_path
 from hpdm_core.data.walk_render import (
@@ -58,8 +65,8 @@ class WalkOptions:
     engine: str
 
     def __post_init__(self) -> None:
-        _check("size", self.size, MIN_SIZE, MAX_SIZE)
-        _check("frames", self.frames, 1, MAX_FRAMES)
+        check_range("size", self.size, MIN_SIZE, MAX_SIZE)
+        check_range("frames", self.frames, 1, MAX_FRAMES)
         if self.size % 2:
             raise DataError("--size must be even", got=self.size, expected=self.size + 1)
 
@@ -120,10 +127,10 @@ def plan_walks(
         scenes: which scenes, and so classes; all where it is empty.
 
     Raises:
-        DataError: there is no such scene, or `num` is below 1.
+        DataError: there is no such scene, or `num` is out of range.
     """
     classes = choose_scenes(scenes)
-    _check("num", num, 1, None)
+    check_range("num", num, 1, MOST_RENDERED)
     turns = [(classes[index % len(classes)], index // len(classes)) for index in range(num)]
     videos = [
         SourceVideo(file=None, name=f"{scene}-{number:05d}", class_name=scene)
@@ -149,9 +156,3 @@ def installed_engine() -> str:
         DataError: it is not installed.
     """
     return f"vizdoom {import_vizdoom().__version__}"
-
-
-def _check(option: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
-        expected = f"at least {low}" if high is None else f"{low} to {high}"
-        raise DataError(f"--{option} is out of range", got=value, expected=expected)

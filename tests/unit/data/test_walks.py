@@ -196,7 +196,7 @@ def test_sizes_out_of_range_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("num", "scenes", "message"),
     [
-        (0, [], "--num is out of range; got 0; expected at least 1"),
+        (0, [], "--num is out of range; got 0; expected 1 to 1,000,000"),
         (1, ["brik-maze"], "there is no such scene; got 'brik-maze'.*did you mean brick-maze?"),
         (1, ["???"], "there is no such scene.*mountain-canyon$"),
     ],
@@ -318,9 +318,13 @@ def test_engines_end_with_the_command_and_leave_nothing_behind(tmp_path, vizdoom
         [sys.executable, "-m", "hpdm_cli", *words, "--workers", "2"],
         cwd=places["here"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places["temporary"])},
+        capture_output=True,
+        text=True,
         check=False,
     )
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("data     4 of 4 videos usable\n")
+    assert "engine" not in done.stdout + done.stderr  # which writes to streams that it inherits
     assert [path.name for path in places["here"].iterdir()] == ["data"]
     # An engine's folder goes when its process has been told to end.
     assert not list(short.glob("hpdm-walks-*"))

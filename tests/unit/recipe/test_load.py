@@ -244,7 +244,7 @@ def test_several_problems_of_one_check_are_separate_lines(recipe_file):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"\xff\xfe\x00", "is not text in UTF-8; save it as UTF-8"), (b"- 1\n", "a recipe is made of sections")],
+    [(b"\xff\xfe\x00", "in UTF-8; save it as UTF-8"), (b"- 1\n", "a recipe is made of sections")],
 )
 def test_files_that_are_no_recipes(tmp_path, content, expected):
     path = tmp_path / "odd.yaml"

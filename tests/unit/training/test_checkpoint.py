@@ -195,7 +195,7 @@ def test_foreign_and_broken_weights_are_refused(tmp_path):
         checkpoint.read_header(path)
     path.write_bytes(b"not weights")
     for read in (checkpoint.read_header, checkpoint.read_tensors):
-        with pytest.raises(CheckpointError, match="cannot read weights .*download it again"):
+        with pytest.raises(CheckpointError, match=r"cannot read weights .*download it again"):
             read(path)
 
 
