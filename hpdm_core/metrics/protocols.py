@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hpdm_core.errors import MetricError
+from hpdm_core.errors import MetricError, did_you_mean
 
 NAME = re.compile(
     r"fvd(?P<fakes>full|\d+k?)_(?:(?P<frames>\d+)f(?:_stride(?P<stride>\d+))?|level(?P<level>\d+))"
@@ -67,7 +67,11 @@ def parse_protocol(name: str) -> Protocol:
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise MetricError(f"unknown protocol {name!r}", expected=f"a name such as {EXAMPLES}")
+        raise MetricError(
+            f"unknown protocol {name!r}",
+            expected=f"a name such as {EXAMPLES}",
+            remedy=did_you_mean(name, PROTOCOLS),
+        )
     fakes = match["fakes"]
     num_fakes = None if fakes == "full" else int(fakes.removesuffix("k"))
     if num_fakes is not None and fakes.endswith("k"):

@@ -170,6 +170,14 @@ def check_counts(comparison: Comparison, metrics: Sequence[str], *, force: bool)
         metrics: names of what is scored.
         force: compute a Fréchet distance of however few.
     """
+    source, there = (comparison.fakes.facts.get(key) for key in ("source", "of"))
+    if there is not None and comparison.fakes.wanted > there:
+        raise MetricError(
+            f"{source} holds too few videos for {comparison.protocol.name}",
+            got=there,
+            expected=comparison.fakes.wanted,
+            remedy=f"add videos, or score what is there with --num-fakes {there}",
+        )
     if "is" in metrics and comparison.fakes.wanted < NUM_SPLITS:
         raise too_few_to_split(comparison.fakes.wanted, NUM_SPLITS)
     if "fvd" not in metrics or force:
@@ -209,13 +217,6 @@ def _from_folder(
         )
     videos = open_videos(folder, split=None, default_split="all")
     wanted = protocol.num_fakes or len(videos.files)
-    if wanted > len(videos.files):
-        raise MetricError(
-            f"{folder} holds too few videos for {protocol.name}",
-            got=len(videos.files),
-            expected=wanted,
-            remedy=f"add videos, or score what is there with --num-fakes {len(videos.files)}",
-        )
     size, is_common = common_size(videos.files)
     warnings = [] if is_common else [f"the fakes differ in size; all clips are {size[0]}x{size[1]}"]
     spec = ClipFormat(

@@ -244,8 +244,7 @@ class Run:
         return draw
 
     def _start_bar(self, done: int) -> None:
-        title = f"training {self.recipe.name}"
-        self.progress.start(title, self.recipe.train.steps, done=done)
+        self.progress.start(f"training {self.recipe.name}", self.recipe.train.steps, done=done)
 
     def _state(self) -> TrainState:
         settings = self.recipe.train
@@ -320,10 +319,7 @@ class Run:
         if main:
             trim_metrics(self.out, start)
             sinks = open_sinks(
-                self.out,
-                start_step=start,
-                tensorboard=settings.tensorboard,
-                wandb=settings.wandb,
+                self.out, start_step=start, tensorboard=settings.tensorboard, wandb=settings.wandb
             )
         return Telemetry(
             self.out if main else None,

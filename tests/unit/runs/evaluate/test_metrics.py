@@ -166,6 +166,8 @@ def test_few_videos_are_refused_for_neighbours(score, tmp_path):
 def test_missing_weights_are_named_before_the_count(score):
     with pytest.raises(MetricError, match=r"i3d_torchscript\.pt is needed"):
         score(metrics=["fvd"], detector="i3d", force=False, fetch=_no_network)
+    with pytest.raises(MetricError, match=r"i3d_torchscript\.pt is needed"):
+        score(metrics=["fvd"], detector="i3d", protocol="fvd512_8f", fetch=_no_network)
 
 
 def _no_network(*_):

@@ -295,7 +295,7 @@ def test_mirrors_are_tried_in_turn(tmp_path, monkeypatch):
     [
         ({"force": False}, r"too few fakes.*got 27; expected at least 256.*--force.*bias"),
         ({"protocol": None}, "no protocol; expected --protocol.*fvd10k_16f"),
-        ({"protocol": "fvd10k"}, "unknown protocol"),
+        ({"protocol": "fvd10k"}, r"unknown protocol.*; did you mean fvd10k_16f\?"),
         ({"protocol": "fvd512_8f"}, "too few videos for fvd512_8f; got 27.*--num-fakes 27"),
         ({"protocol": "fvd16_level0"}, "needs a model's pyramid"),
         (
