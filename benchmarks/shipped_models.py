@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 from dataclasses import asdict
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -35,11 +36,12 @@ REAL_SEED = 1 << 50
 
 def figures(pipe: Pipeline, frames: np.ndarray, real: np.ndarray, *, overlap: str) -> dict:
     """Return every measure of videos (b, t, h, w, 3) uint8, whose classes take turns."""
-    names = list(islice(cycle(pipe.classes), len(frames)))
+    named_right = partial(load_bundled().named_right, among=pipe.classes)
+    names, real_names = (list(islice(cycle(pipe.classes), len(v))) for v in (frames, real))
     borders = tile_borders(pipe.pyramid, pipe.pyramid.num_levels - 1, overlap)
     result = {
-        "class_named_right": named_right(frames, pipe.classes),
-        "class_named_right_real": named_right(real, pipe.classes),
+        "class_named_right": named_right(torch.from_numpy(frames), names),
+        "class_named_right_real": named_right(torch.from_numpy(real), real_names),
         "generated": asdict(measure_quality(frames, borders)),
         "real": asdict(measure_quality(real, borders)),
     }
@@ -52,22 +54,6 @@ def figures(pipe: Pipeline, frames: np.ndarray, real: np.ndarray, *, overlap: st
         result["best_fit_psnr_median"] = statistics.median(fits)
         result["best_fit_psnr_lowest_tenth"] = float(np.quantile(fits, 0.1))
     return result
-
-
-def named_right(frames: np.ndarray, classes: tuple[str, ...]) -> float:
-    """Return the fraction of videos whose class the bundled detector names right, of `classes`.
-
-    Args:
-        frames: (b, t, h, w, 3) uint8, the classes in turn.
-        classes: which it may name.
-    """
-    detector = load_bundled()
-    kept = [detector.classes.index(name) for name in classes]
-    right = 0
-    for index, video in enumerate(frames):
-        scores = detector.probabilities(torch.from_numpy(video[None]))[0, kept]
-        right += int(scores.argmax()) == index % len(classes)
-    return right / len(frames)
 
 
 def real_shapes(classes: tuple[str, ...], *, frames: int, size: int, num: int) -> np.ndarray:

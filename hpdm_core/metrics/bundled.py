@@ -8,7 +8,7 @@ Axis legend: `b` batch, `c` channels, `t h w` video, `d` feature width, `s` stat
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -186,6 +186,18 @@ class BundledDetector:
     def probabilities(self, videos: Tensor) -> Tensor:
         """Return (b, num_classes) float32 class probabilities of videos (b, t, h, w, 3) uint8."""
         return self._run(videos).classes.softmax(dim=1)
+
+    def named_right(self, videos: Tensor, names: Sequence[str], *, among: Sequence[str]) -> float:
+        """Return the fraction of videos whose class is the likeliest of some.
+
+        Args:
+            videos: (b, t, h, w, 3) uint8.
+            names: the class of each.
+            among: classes that count, all of them in `classes`.
+        """
+        kept = [self.classes.index(name) for name in among]
+        likeliest = [self.probabilities(v[None])[0, kept].argmax().item() for v in videos]
+        return sum(among[k] == name for k, name in zip(likeliest, names, strict=True)) / len(names)
 
     @torch.inference_mode()
     def _run(self, videos: Tensor) -> Outputs:

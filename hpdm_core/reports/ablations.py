@@ -21,7 +21,10 @@ SCALES: tuple[ScaleName, ...] = ("paper", "tiny", "smoke")
 QUALITY = ("flicker", "hh", "seams", "seams_space", "seams_time", "high_frequency")
 SCORES = ("fvd", "kvd", "is", *QUALITY)
 STEP_FIGURES = ("videos_per_second", "relative_speed", "memory")
-SAMPLER_FIGURES = ("passes", "seconds", "distance", "fvd", "kernel", "flicker", "hh", "seams")
+SAMPLER_FIGURES = (
+    "passes", "seconds", "distance", "fvd", "kernel", "flicker", "hh", "seams", "high_frequency",
+    "named_right",
+)  # fmt: skip
 
 
 class Measure(Section):
@@ -34,7 +37,7 @@ class Measure(Section):
     of: str = Field(
         description="fvd, kvd, is or a measure of quality; videos_per_second, relative_speed "
         "(over the baseline's, steps of both alternating), memory; a key of counts; a field; of a "
-        "sampler passes, seconds, distance, fvd, kernel, flicker, hh or seams"
+        f"sampler {', '.join(SAMPLER_FIGURES)}"
     )
     protocol: str | None = Field(None, description="of a score, such as fvd512_level0")
 

@@ -10,7 +10,7 @@ from hpdm_core.reports.results import Cell, Results
 NOTHING = "–"
 QUOTED = "†"  # of rows that are quoted from the paper and not run
 # Of one page: more columns go down.
-MOST_COLUMNS = 8
+MOST_COLUMNS = 10
 NOT_COMPARABLE = (
     "Run at {scale} scale: small models on small data. Scores below come from another detector "
     "than the paper's or from other data, are not FVD or IS, and must not be set beside the "

@@ -20,6 +20,7 @@ from hpdm_core.device import resolve_device
 from hpdm_core.errors import MetricError
 from hpdm_core.geometry.tiles import tile_borders
 from hpdm_core.inference.generate import SamplingSettings
+from hpdm_core.metrics.bundled import load_bundled
 from hpdm_core.metrics.detectors import Detector
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 from hpdm_core.metrics.kernel import kernel_distance
@@ -58,7 +59,7 @@ class SamplerMeter:
     _reals: dict[Path, Tensor] = field(default_factory=dict)
 
     def measure(self, pipeline: Pipeline, *, real: Path, seed: int) -> dict[str, dict[str, Any]]:
-        """Return figures by name: passes, seconds, distance, fvd, kernel, flicker, hh, seams.
+        """Return figures by name, those of `SAMPLER_FIGURES`.
 
         Args:
             pipeline: the model with the row's schedule.
@@ -85,6 +86,8 @@ class SamplerMeter:
             "flicker": quality.flicker,
             "hh": quality.hh,
             "seams": quality.seams,
+            "high_frequency": quality.high_frequency,
+            "named_right": _named_right(pipeline, pixels),
         }
         measured = {
             name: {"value": value, "name": name, "of": f"{count} videos"}
@@ -167,3 +170,15 @@ class SamplerMeter:
             fetch=fetch_from_mirrors(self.progress),
         )
         return metric.detector
+
+
+def _named_right(pipeline: Pipeline, pixels: Tensor) -> float | None:
+    """Return the fraction of videos, classes in turn, that the bundled detector names right.
+
+    None where it knows not all of the model's classes, or the model has none.
+    """
+    detector, names = load_bundled(pipeline.device), pipeline.classes
+    if not names or not set(names) <= set(detector.classes):
+        return None
+    drawn = [names[i % len(names)] for i in range(len(pixels))]
+    return detector.named_right(pixels, drawn, among=names)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from hpdm_core.data.shapes import SHAPE_CLASSES, render
 from hpdm_core.data.video_io import write_mp4
 from hpdm_core.errors import CheckpointError, MetricError, RecipeError
 from hpdm_core.metrics.frechet import FeatureStats, frechet_distance
 from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.pipeline.plan import plan_sampling
 from hpdm_core.progress import NoProgress
-from hpdm_core.reports.ablations import choose_rows, load_table
+from hpdm_core.reports.ablations import SAMPLER_FIGURES, choose_rows, load_table
+from hpdm_core.runs.ablate import samplers
 from hpdm_core.runs.ablate.run import run_ablate
 from hpdm_core.runs.ablate.samplers import SamplerMeter
 
@@ -66,7 +68,19 @@ def test_figures_are_those_of_the_videos_drawn(meter, real, scheduled):
     expected = frechet_distance(FeatureStats.of(features), FeatureStats.of(reals))
     assert figures["fvd"]["value"] == pytest.approx(expected, rel=1e-3)
     assert figures["seconds"]["value"] > 0
-    assert all(isinstance(figures[name]["value"], float) for name in ("kernel", "flicker", "hh"))
+    measured = ("kernel", "flicker", "hh", "high_frequency")
+    assert all(isinstance(figures[name]["value"], float) for name in measured)
+    assert set(figures) == set(SAMPLER_FIGURES)
+    assert figures["named_right"]["value"] is None  # the detector does not know these classes
+
+
+def test_videos_are_named_among_the_models_classes(meter, real, scheduled):
+    """Rendered shapes in place of generated ones: the detector names nearly all of them."""
+    pipeline = replace(scheduled(steps=(1, 1)), classes=tuple(SHAPE_CLASSES[:6]))
+    drawn = [render(1 << 40, label, frames=16, size=64).frames for label in range(6)]
+    pixels = torch.from_numpy(np.stack(drawn))
+    assert samplers._named_right(pipeline, pixels) >= 5 / 6
+    assert samplers._named_right(pipeline, pixels.flip(0)) <= 1 / 6
 
 
 def test_more_steps_come_closer_to_the_converged_solution(meter, real, scheduled):
