@@ -192,6 +192,7 @@ def _logs_shown(terminal: TerminalProgress, rank: int) -> Iterator[None]:
 def _quiet_libraries() -> None:
     """Ask libraries for no bars and no chatter: the command has its own."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

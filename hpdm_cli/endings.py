@@ -199,7 +199,8 @@ def ablation_plan(result: dict, *, command: str) -> Shown:
     ]
     if "hours" in plan:
         lines += [
-            ("work", f"{plan['trainings']} trainings, {count(plan['training_steps'])} steps; "
+            ("work", f"{number_of(plan['trainings'], 'training')}, "
+                     f"{count(plan['training_steps'])} steps; "
                      f"{count(plan['fakes'])} generated videos"),
             ("cost", f"{_hours_here(plan)}, {size(plan['disk_gb'] * 1e9)} of disk"),
             ("on GPUs", f"about {gpu_hours(plan['gpu_hours'])} ({plan['gpu_hours_by']})"),

@@ -193,3 +193,11 @@ main()
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_warnings_of_the_hubs_library_are_not_shown(monkeypatch):
+    monkeypatch.delenv("HF_HUB_VERBOSITY", raising=False)
+    body = "from huggingface_hub.utils import logging; logging.get_logger().warning('chatter')"
+    done = _run(body)
+    assert done.returncode == 0
+    assert "chatter" not in done.stdout + done.stderr

@@ -71,12 +71,13 @@ def test_figures_have_human_units(text, expected):
 )
 def test_a_tables_cost_is_said_in_units_that_a_reader_can_wait_for(hours, too_long, cost):
     plan = {
-        "trials": 2, "trials_done": 0, "trainings": 2, "training_steps": 130_000, "fakes": 20_000,
+        "trials": 2, "trials_done": 0, "trainings": 1, "training_steps": 130_000, "fakes": 20_000,
         "hours": hours, "hours_by": "a step", "too_long_here": too_long, "gpu_hours": 21_000,
         "gpu_hours_by": "H100", "disk_gb": 226,
     }  # fmt: skip
     result = {"plan": plan, "rows": [], "needs": [], "title": "T", "scale": "paper", "about": "a"}
     lines = dict(ablation_plan(result, command="it").lines)
+    assert lines["work"] == "1 training, 130 k steps; 20 k generated videos"
     assert lines["cost"] == f"{cost}, 226 GB of disk"
     assert lines["on GPUs"] == "about 21 k GPU-hours = 2.4 GPU-years (H100)"
 
