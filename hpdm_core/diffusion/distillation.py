@@ -72,7 +72,9 @@ class Distillation:
         ]
         per_level = torch.stack(errors)
         weights = per_level.new_tensor(self.level_weights[: len(errors)])
-        return LevelLosses(total=(per_level * weights).mean(), per_level=per_level.detach())
+        counts = torch.full_like(per_level.detach(), len(batch.indices))
+        total = (per_level * weights).mean()
+        return LevelLosses(total=total, sums=per_level.detach() * counts, counts=counts)
 
     def _level_error(
         self, network: Network, batch: PatchBatch, boxes: tuple[Box, ...], *, seed: int, step: int

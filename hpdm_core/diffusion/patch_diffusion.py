@@ -24,11 +24,23 @@ class LevelLosses:
 
     Args:
         total: scalar, the mean over the batch of the levels' weighted mean.
-        per_level: (l,) detached mean weighted squared errors; 0 where no sample contributed.
+        sums: (l,) detached weighted squared errors, added up over samples.
+        counts: (l,) how many samples contributed to each.
     """
 
     total: Tensor
-    per_level: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def per_level(self) -> Tensor:
+        """(l,) mean errors; 0 where no sample contributed."""
+        return mean_by_level(self.sums, self.counts)
+
+
+def mean_by_level(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return sums over counts, 0 where nothing was counted."""
+    return torch.where(counts > 0, sums / counts.clamp(min=1e-9), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +127,8 @@ class PatchDiffusion:
             dim=1,
         )  # (b, l)
         level_weights = errors.new_tensor(self.level_weights[:levels])
-        per_level = errors.detach().sum(0) / draws.counts.sum(0).clamp(min=1)
-        return LevelLosses(total=(errors @ level_weights).mean() / levels, per_level=per_level)
+        total = (errors @ level_weights).mean() / levels
+        return LevelLosses(total=total, sums=errors.detach().sum(0), counts=draws.counts.sum(0))
 
     def draw(self, batch: PatchBatch, *, seed: int, step: int) -> NoiseDraws:
         """Draw noise levels, noise and dropout for each sample of a batch."""

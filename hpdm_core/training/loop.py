@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hpdm_core.device import Precision, autocast
-from hpdm_core.diffusion.patch_diffusion import LevelLosses
+from hpdm_core.diffusion.patch_diffusion import LevelLosses, mean_by_level
 from hpdm_core.errors import CheckpointError, DivergedError
 from hpdm_core.records import Network, PatchBatch
 from hpdm_core.seeds import derive_seed
@@ -171,7 +171,12 @@ def train_step(
     norm = clip_gradients(list(state.network.parameters()), plan.grad_clip)
     # One device-to-host transfer and one all-reduce for all metrics.
     figures = torch.cat([losses, norm.reshape(1), norm.new_full((1,), float(stop.requested))])
-    total, *per_level, norm, stopping = parallel.mean(figures).tolist()
+    figures = parallel.mean(figures)
+    sums, counts = figures[1:-2].chunk(2)
+    per_level = mean_by_level(sums, counts)
+    total, *per_level, norm, stopping = torch.cat(
+        [figures[:1], per_level, figures[-2:]]
+    ).tolist()
     finite = math.isfinite(total) and math.isfinite(norm)
     if finite:
         state.optimizer.step()
@@ -195,9 +200,14 @@ def train_step(
 def _accumulate(
     state: TrainState, batch: PatchBatch, loss: Loss, plan: Plan, parallel: Parallel
 ) -> Tensor:
-    """Add up the gradients of all micro-batches; return (1 + l,) total and per-level losses."""
+    """Add up the gradients of all micro-batches.
+
+    Returns:
+        (1 + 2 l,) the total loss, then each level's sum over samples and the number of these: a
+        level's mean is over all samples of the step, whatever process or micro-batch has them.
+    """
     device, rows = parallel.device, len(batch.indices)
-    figures = torch.zeros(1 + len(batch.patches), device=device)
+    figures = torch.zeros(1 + 2 * len(batch.patches), device=device)
     parts = split_batch(batch, plan.micro_batch)
     for number, part in enumerate(parts):
         torch.manual_seed(derive_seed(plan.seed, "dropout", state.step, parallel.rank, number))
@@ -206,7 +216,8 @@ def _accumulate(
             with autocast(plan.precision, device=device):
                 losses = loss(state.module, part.to(device), seed=plan.seed, step=state.step)
             (losses.total * share).backward()
-        figures += torch.cat([losses.total.detach().reshape(1), losses.per_level]) * share
+        total = losses.total.detach().reshape(1) * share
+        figures += torch.cat([total, losses.sums, losses.counts])
     return figures
 
 

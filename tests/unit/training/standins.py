@@ -1,13 +1,13 @@
 """A small network, loss and loader that follow the seams, so that training is tested alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from hpdm_core.diffusion.patch_diffusion import LevelLosses
 from hpdm_core.progress import NoProgress
 from hpdm_core.records import Condition, PatchBatch
 from hpdm_core.seeds import derive_seed
@@ -22,12 +22,6 @@ from hpdm_core.training.store import CheckpointStore, TrainState
 from hpdm_core.training.telemetry import Telemetry
 
 WIDTH, LEVELS, PATCH = 12, 2, (2, 2, 2)
-
-
-@dataclass(frozen=True)
-class Losses:
-    total: Tensor
-    per_level: Tensor
 
 
 class Block(nn.Module):
@@ -65,7 +59,7 @@ class TinyNetwork(nn.Module):
         return tuple(outputs), ()
 
 
-def tiny_loss(network: nn.Module, batch: PatchBatch, *, seed: int, step: int) -> Losses:
+def tiny_loss(network: nn.Module, batch: PatchBatch, *, seed: int, step: int) -> LevelLosses:
     """Mean squared error of denoising, noise drawn per (seed, step, place in the batch)."""
     noisy = []
     for patch in batch.patches:
@@ -81,7 +75,8 @@ def tiny_loss(network: nn.Module, batch: PatchBatch, *, seed: int, step: int) ->
     errors = torch.stack(
         [(o - p).square().mean() for o, p in zip(outputs, batch.patches, strict=True)]
     )
-    return Losses(total=errors.mean(), per_level=errors.detach())
+    counts = torch.full_like(errors.detach(), len(batch.indices))
+    return LevelLosses(total=errors.mean(), sums=errors.detach() * counts, counts=counts)
 
 
 def make_batch(step: int, *, rows: range, seed: int = 0) -> PatchBatch:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,20 @@ def test_micro_batches_give_the_same_update(size):
         torch.testing.assert_close(contents(parts)[name], tensor, rtol=1e-4, atol=1e-6)
     assert parts_report.loss == pytest.approx(whole_report.loss, rel=1e-5)
     assert parts_report.per_level == pytest.approx(whole_report.per_level, rel=1e-5)
+
+
+def test_levels_are_averaged_over_the_samples_that_count_in_them():
+    """Level 1 counts in the first three samples: a micro-batch without any of them adds nothing."""
+
+    def partly(network, batch, *, seed, step):
+        losses = tiny_loss(network, batch, seed=seed, step=step)
+        counts = torch.stack([torch.ones(len(batch.indices)), (batch.indices < 3).float()])
+        sums = (counts * (1.0 + batch.indices)).sum(1)
+        return replace(losses, sums=sums, counts=counts.sum(1))
+
+    for size in (8, 4, 3, 1):
+        _, report = one_step(make_plan(micro_batch=size), loss=partly)
+        assert report.per_level == pytest.approx((4.5, 2.0))
 
 
 def test_split_keeps_every_row_once():
@@ -125,7 +140,7 @@ def broken_at(steps, value):
     def loss(network, batch, *, seed, step):
         losses = tiny_loss(network, batch, seed=seed, step=step)
         if step in steps:
-            return type(losses)(total=losses.total * value, per_level=losses.per_level)
+            return replace(losses, total=losses.total * value)
         return losses
 
     return loss
