@@ -203,8 +203,11 @@ def ablation_plan(result: dict, *, command: str) -> Shown:
                      f"{count(plan['training_steps'])} steps; "
                      f"{count(plan['fakes'])} generated videos"),
             ("cost", f"{_hours_here(plan)}, {size(plan['disk_gb'] * 1e9)} of disk"),
-            ("on GPUs", f"about {gpu_hours(plan['gpu_hours'])} ({plan['gpu_hours_by']})"),
         ]  # fmt: skip
+        if plan["gpu_hours"]:  # 0 where it is less than the rounding
+            lines.append(
+                ("on GPUs", f"about {gpu_hours(plan['gpu_hours'])} ({plan['gpu_hours_by']})")
+            )
     lines += [("first", needed) for needed in result["needs"]]
     return Shown(tables={"Rows": rows}, lines=[*lines, ("next", command)])
 

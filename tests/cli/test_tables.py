@@ -80,6 +80,8 @@ def test_a_tables_cost_is_said_in_units_that_a_reader_can_wait_for(hours, too_lo
     assert lines["work"] == "1 training, 130 k steps; 20 k generated videos"
     assert lines["cost"] == f"{cost}, 226 GB of disk"
     assert lines["on GPUs"] == "about 21 k GPU-hours = 2.4 GPU-years (H100)"
+    plan["gpu_hours"] = 0.0
+    assert "on GPUs" not in dict(ablation_plan(result, command="it").lines)
 
 
 @pytest.mark.parametrize(
