@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpdm_core.build import build_sampling
 from hpdm_core.data.dataset import VideoDataset
 from hpdm_core.data.pictures import GAP, contact_sheet, video_grid
 from hpdm_core.data.text_store import TextStore
@@ -45,7 +46,8 @@ def make_preview(
 
     All processes generate the same videos (FSDP2 gathers weights collectively); the main one
     writes `step-NNNNNNNN.mp4`, all videos side by side, and a `.png` of their numbered frames;
-    small videos are enlarged.
+    small videos are enlarged. The schedule is that of `--preset fast`: previews show how far
+    training is, and are waited for.
 
     Args:
         recipe: solver, number of videos, conditioning.
@@ -67,7 +69,11 @@ def make_preview(
         resources = Resources(free=free, cache="gpu", cache_gb=limit)
         try:
             drawn = pipeline.sample(
-                range(len(captions)), condition, resources=resources, progress=progress
+                range(len(captions)),
+                condition,
+                settings=build_sampling(recipe, preset="fast"),
+                resources=resources,
+                progress=progress,
             )
         except HpdmError as error:
             logger.warning("step %d: no previews: %s", step, error)

@@ -17,8 +17,10 @@ from hpdm_core.data.dataset import open_dataset
 from hpdm_core.data.video_io import decode_sequential
 from hpdm_core.errors import CheckpointError, DataError, DeviceError, HpdmError, RecipeError
 from hpdm_core.inference import generate
+from hpdm_core.pipeline.pipeline import Pipeline
 from hpdm_core.progress import NoProgress
 from hpdm_core.recipe.load import recipe_from_yaml, recipe_to_yaml
+from hpdm_core.recipe.sampling import ScheduleRecipe
 from hpdm_core.recipe.schema import Recipe
 from hpdm_core.runs.prep import run_prep_shapes
 from hpdm_core.runs.train import preflight
@@ -124,6 +126,21 @@ def test_pictures_are_left_at_the_end_without_being_asked_for(recipe, tmp_path):
     for name in ("preview", "loss_plot"):
         with Image.open(summary[name]) as picture:
             assert min(picture.size) > 200
+
+
+def test_previews_follow_the_fast_schedule(recipe, tmp_path, monkeypatch):
+    drawn, sample = [], Pipeline.sample
+
+    def noting(self, *args, settings=None, **rest):
+        drawn.append(settings)
+        return sample(self, *args, settings=settings, **rest)
+
+    monkeypatch.setattr(Pipeline, "sample", noting)
+    fast = {"solver": ("euler",), "steps": (1,)}
+    recipe = changed(recipe, "train", steps=1, preview_videos=1)
+    go(recipe.with_fields("sampling", {"steps": (3,), "fast": ScheduleRecipe(**fast)}), tmp_path)
+    (settings,) = drawn
+    assert {(solver.name, solver.steps) for solver in settings.solvers} == {("euler", 1)}
 
 
 def test_a_preview_that_diverges_does_not_stop_training(recipe, tmp_path, caplog, monkeypatch):
