@@ -3,9 +3,37 @@
 Axis legend: `b` batch, `n` queries, `m` keys, `d` width.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+# Scores of one call up to which they are stored: 32 MiB in bfloat16.
+MAX_STORED_SCORES = 1 << 24
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: torch's, but for bfloat16 on CPUs.
+
+    There torch's kernel, forward and backward, takes twice the time of plain matrix products,
+    which store the scores and so are only used while these are few.
+
+    Args:
+        q: (b, h, n, d) queries.
+        k: (b, h, m, d) keys.
+        v: (b, h, m, d) values.
+        allowed: bool, broadcast to (b, h, n, m): which keys a query may read; None: all.
+
+    Returns:
+        (b, h, n, d).
+    """
+    few = q.shape[:-1].numel() * k.shape[-2] <= MAX_STORED_SCORES
+    if not (few and q.device.type == "cpu" and q.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return scores.softmax(dim=-1) @ v
 
 
 class SelfAttention(nn.Module):
@@ -33,7 +61,7 @@ class SelfAttention(nn.Module):
         """Return attention over normalised tokens, without the residual; (b, n, d) in and out."""
         qkv = self.to_qkv(x)
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attention(q, k, v)
         return self.to_out(rearrange(y, "b h n d -> b n (h d)"))
 
 
@@ -68,7 +96,7 @@ class CrossAttention(nn.Module):
         kv = self.to_kv(self.norm_source(source))
         k, v = rearrange(kv, "b m (two h d) -> two b h m d", two=2, h=self.heads)
         allowed = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        y = attention(q, k, v, allowed)
         return x + self.to_out(rearrange(y, "b h n d -> b n (h d)"))
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hpdm_core.errors import DataError
+from hpdm_core.model import layers
 from hpdm_core.model.conditioning import ConditioningTokens, NoiseEmbedding
 from hpdm_core.model.layers import CrossAttention, FeedForward, SelfAttention
 from hpdm_core.model.rin import RINBlock
@@ -208,3 +209,26 @@ def test_a_condition_without_what_the_network_takes_is_refused():
     for condition in (Condition(), Condition(text=torch.zeros(2, 3, 5))):
         with pytest.raises(DataError, match=r"takes text but .* lacks text or text_mask; give"):
             by_text(torch.zeros(2), condition)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("stored", [layers.MAX_STORED_SCORES, 0])
+def test_attention_in_bfloat16_equals_the_definition(monkeypatch, masked, stored):
+    monkeypatch.setattr(layers, "MAX_STORED_SCORES", stored)
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((2, 3, 7, 16), (2, 3, 11, 16), (2, 3, 11, 16))
+    q, k, v = (torch.randn(s, generator=draw).bfloat16().requires_grad_() for s in sizes)
+    allowed = torch.rand(2, 1, 1, 11, generator=draw) < 0.6 if masked else None
+    y = layers.attention(q, k, v, allowed)
+    # The definition in float64: a mean of the values, weighted by the exponentials of products.
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    weights = torch.einsum("bhnd,bhmd->bhnm", *wide[:2]).div(4).exp()
+    weights = weights if allowed is None else weights * allowed
+    expected = torch.einsum("bhnm,bhmd->bhnd", weights / weights.sum(-1, keepdim=True), wide[2])
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), expected, atol=0.02, rtol=0.02)
+    pull = torch.randn(y.shape, generator=draw)
+    y.backward(pull.bfloat16())
+    expected.backward(pull.double())
+    for narrow, reference in zip((q, k, v), wide, strict=True):
+        torch.testing.assert_close(narrow.grad.double(), reference.grad, atol=0.04, rtol=0.04)
