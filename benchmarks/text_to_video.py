@@ -59,11 +59,13 @@ def main() -> None:
 
 
 def real_clips(folder: Path, pipe: Pipeline) -> tuple[list[np.ndarray], list[str]]:
-    """Return the first frames of every captioned clip, (t, h, w, 3) uint8, and their captions."""
+    """Return the first frames of every captioned clip, of the model's size, and their captions."""
     dataset = open_dataset(str(folder.parent), folder.name)
     indices = np.arange(pipe.pyramid.resolution[0]) * pipe.frame_stride
     entries = [e for e in dataset.entries if e.caption and e.num_frames > indices[-1]]
     clips = [VideoReader(folder / entry.path).read(indices) for entry in entries]
+    size = pipe.pyramid.resolution[1:]
+    clips = [_resized(clip, size).round().byte().numpy() for clip in clips]
     return clips, [entry.caption for entry in entries]
 
 
@@ -101,12 +103,14 @@ def figures(
 
 
 def _small(videos: list[np.ndarray], side: tuple[int, int]) -> Tensor:
-    """Bring videos (t, h, w, 3) to `side` by means over areas; (b, t h w 3) float32."""
-    rows = []
-    for video in videos:
-        pixels = rearrange(torch.from_numpy(video).float(), "t h w c -> t c h w")
-        rows.append(interpolate(pixels, tuple(side), mode="area").flatten())
-    return torch.stack(rows)
+    """Return videos (t, h, w, 3) at `side`, (b, t h w 3)."""
+    return torch.stack([_resized(video, side).flatten() for video in videos])
+
+
+def _resized(video: np.ndarray, side: tuple[int, int]) -> Tensor:
+    """Bring (t, h, w, 3) to `side` by means over areas; float32."""
+    pixels = rearrange(torch.from_numpy(video).float(), "t h w c -> t c h w")
+    return rearrange(interpolate(pixels, tuple(side), mode="area"), "t c h w -> t h w c")
 
 
 if __name__ == "__main__":
