@@ -78,6 +78,7 @@ def student_overrides(sampling: "SamplingRecipe", evaluations: tuple[int, ...]) 
         "sampling.guidance=1",
         "sampling.guidance_interval=null",
         *(f"{name}=null" for name in presets),
+        f"sampling.fast.steps={list(evaluations)}",  # a student knows one schedule
     ]
 
 

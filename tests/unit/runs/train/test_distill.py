@@ -98,6 +98,13 @@ def test_the_plan_has_both_costs(place, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_student_has_one_schedule_whatever_the_preset(place):
+    recipe = load_recipe("shapes", student_overrides(load_recipe("shapes", []).sampling, (8, 2, 2)))
+    paper, fast = (build_sampling(recipe, preset=preset) for preset in ("paper", "fast"))
+    assert [solver.steps for solver in fast.solvers] == [8, 2, 2]
+    assert fast == paper
+
+
 def test_a_students_noise_levels_leave_out_the_smallest(place):
     recipe = student(place, evaluations=(4, 1))
     (own, one), full = build_sampling(recipe).solvers, karras_sigmas(
