@@ -15,8 +15,9 @@ MAX_STORED_SCORES = 1 << 24
 def attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention: torch's, but for bfloat16 on CPUs.
 
-    There torch's kernel, forward and backward, takes twice the time of plain matrix products,
-    which store the scores and so are only used while these are few.
+    There torch's kernel, forward and backward, takes 1.6 to 4.4 times as long as plain matrix
+    products (`benchmarks/attention.py`), which store the scores and so are only used while these
+    are few.
 
     Args:
         q: (b, h, n, d) queries.
