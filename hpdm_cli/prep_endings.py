@@ -13,6 +13,8 @@ _RECIPES = {
     "text": ("t2v_base_tiny", "captions"),
 }
 _OWN_VIDEOS = ("small", "clips")
+# Walks at another size than that of the recipe above, by their height.
+_LARGER_WALKS = {128: ("walks128", "walks128"), 256: ("hpdm_s_walks", "walks256")}
 
 
 def prepared(result: dict, *, root: Path | str, kind: str, command: str) -> Shown:
@@ -33,6 +35,9 @@ def prepared(result: dict, *, root: Path | str, kind: str, command: str) -> Show
     lines += [("note", note) for note in result["notes"]]
     name, text = result["name"], result.get("text")
     recipe, usual = _RECIPES.get("text" if text else kind, _OWN_VIDEOS)
+    if kind == "vizdoom":
+        height = int(sizes[0].split("x")[0])
+        recipe, usual = _LARGER_WALKS.get(height, (recipe, usual))
     own = [] if name == usual else [f"data.name={name}"]
     own += [] if Path(root) == Path("data") else [f"data.root={root}"]
     own += [f"model.condition_width={text['width']}"] if text else []
